@@ -1,0 +1,86 @@
+"""Everything the engine can refuse or fail with. Importing this module does not import torch.
+
+    EngineError                     code                    exit
+    ├── InvalidSpec                 invalid_spec            64
+    ├── InvalidDataset              invalid_dataset         65
+    ├── CorruptCheckpoint           invalid_checkpoint      65
+    ├── InvalidFeatureNetwork       invalid_feature_network 65
+    ├── IncompatibleInputs          incompatible_inputs     65
+    ├── NonFiniteLoss               diverged                70
+    ├── OutOfMemory                 out_of_memory           71
+    └── Interrupted                 interrupted             75   state written, run me again
+
+The code is what a supervisor acts on, the message is what a person reads, ``param`` names the
+offending field of the spec where there is one. The exit status is the fallback for a supervisor that
+lost the event stream.
+"""
+
+from typing import ClassVar
+
+
+class EngineError(Exception):
+    """Base of all errors that the engine raises on purpose."""
+
+    code: ClassVar[str] = "engine_error"
+    exit_status: ClassVar[int] = 70
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+
+class InvalidSpec(EngineError, ValueError):
+    """The spec file is not JSON, or a field of it is wrong."""
+
+    code = "invalid_spec"
+    exit_status = 64
+
+
+class InvalidDataset(EngineError, ValueError):
+    """The dataset cannot be read; the message names the first offending file."""
+
+    code = "invalid_dataset"
+    exit_status = 65
+
+
+class CorruptCheckpoint(EngineError, ValueError):
+    """A checkpoint or a training state is damaged, or not of a format we read."""
+
+    code = "invalid_checkpoint"
+    exit_status = 65
+
+
+class InvalidFeatureNetwork(EngineError, ValueError):
+    """The feature network's file cannot be read, or does not take these images."""
+
+    code = "invalid_feature_network"
+    exit_status = 65
+
+
+class IncompatibleInputs(EngineError, ValueError):
+    """Checkpoint, dataset and feature network are each fine but do not fit together."""
+
+    code = "incompatible_inputs"
+    exit_status = 65
+
+
+class NonFiniteLoss(EngineError, ArithmeticError):
+    """The loss or its gradient is NaN or infinite."""
+
+    code = "diverged"
+    exit_status = 70
+
+
+class OutOfMemory(EngineError, MemoryError):
+    """The device ran out of memory."""
+
+    code = "out_of_memory"
+    exit_status = 71
+
+
+class Interrupted(EngineError):
+    """SIGTERM arrived; the training state is on disk and the same command goes on from it."""
+
+    code = "interrupted"
+    exit_status = 75

@@ -1,0 +1,106 @@
+"""What a model family must offer, and nothing more.
+
+The trial loop, the generator and the evaluator know models only through this protocol, so that a new
+family is a new folder and one line in the registry. It is small because the DDO loss needs only
+log-likelihood ratios (``ddo_engine.objective``), and evaluation needs only samples.
+
+Shapes: B batch, C channels, H height, W width. Images are uint8 outside a family and whatever the family
+likes inside.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ddo_engine.spec import SamplerSettings, TrainingSettings
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """A batch of images.
+
+    Attributes:
+        images_BCHW: uint8.
+        labels_B: int64 class indices, or None for an unlabelled batch.
+    """
+
+    images_BCHW: Tensor
+    labels_B: Tensor | None
+
+    def to(self, device: torch.device) -> "LabelledImages":
+        """Return the batch on ``device``."""
+        labels = None if self.labels_B is None else self.labels_B.to(device)
+        return LabelledImages(self.images_BCHW.to(device), labels)
+
+
+class ImageModel(Protocol):
+    """What every network of every family can say about itself."""
+
+    img_resolution: int
+    img_channels: int
+    label_dim: int  # number of classes; 0 for an unconditional model
+
+
+class Family(Protocol):
+    """One model family: ``edm`` now, ``edm2`` and ``var`` later."""
+
+    name: str
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """Return a randomly initialised network in eval mode.
+
+        Args:
+            config: The constructor arguments stored in a checkpoint's manifest.
+
+        Raises:
+            CorruptCheckpoint: The arguments are not those of a network of this family.
+        """
+
+    def sample(
+        self,
+        model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        sampler: SamplerSettings,
+        *,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Draw one image per seed; image i depends on seed i (and its label) alone.
+
+        Args:
+            model: In eval mode, on the device to sample on.
+            seeds: One per image.
+            labels_B: int64 class indices; None draws the labels of a conditional model from the seeds.
+            sampler: Sampler settings; ``batch_size`` is the caller's business.
+            on_step: Called with the number of finished network calls.
+
+        Returns:
+            uint8 images of shape (B, C, H, W) on the CPU.
+        """
+
+    def log_likelihood_ratios(
+        self,
+        target_model: nn.Module,
+        reference_model: nn.Module,
+        real: LabelledImages,
+        fake: LabelledImages,
+        training: TrainingSettings,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Return log p_theta − log p_ref in nats (for diffusion a one-sample ELBO estimate), real and fake.
+
+        Target and reference see the same noise, and row i of ``fake`` reuses the noise of row i of ``real``.
+
+        Returns:
+            Two float32 tensors of shape (B,); gradients flow into ``target_model`` only.
+
+        Source: arXiv:2503.01103, eqs. 14–16 and 43 (diffusion), eq. 1 (autoregressive).
+        """
+
+    def pretraining_loss(
+        self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator
+    ) -> Tensor:
+        """Return the family's own training loss per image: summed over C·H·W or tokens. Shape (B,), float32."""

@@ -1,0 +1,119 @@
+"""What a unit of work reports: one JSON object per line on the engine's standard output."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from ddo_engine.spec.base import Settings, Sha256
+
+
+class FileRole(StrEnum):
+    """What a file that a unit wrote is for."""
+
+    CHECKPOINT = "checkpoint"
+    STATE = "state"
+    REFERENCE_SET = "reference_set"
+
+
+class Started(Settings):
+    """First event: what runs, on what, and from where."""
+
+    type: Literal["started"] = "started"
+    command: str
+    device: str
+    torch_version: str
+    resumed_from_kimg: float | None = None
+
+
+class Progress(Settings):
+    """How far the unit is; ``done`` of ``total`` in ``unit``s (images, steps, …)."""
+
+    type: Literal["progress"] = "progress"
+    phase: str
+    done: int = Field(ge=0)
+    total: int = Field(ge=0)
+    unit: str = "images"
+    images_per_second: float | None = None
+
+
+class Metric(Settings):
+    """Training diagnostics averaged since the last such event."""
+
+    type: Literal["metric"] = "metric"
+    step: int = Field(ge=0)
+    kimg: float = Field(ge=0)
+    values: dict[str, float]
+
+
+class Evaluated(Settings):
+    """Numbers of one evaluation. Only numbers with the same ``fingerprint`` may be ranked together."""
+
+    type: Literal["evaluation"] = "evaluation"
+    kimg: float = Field(ge=0)
+    fingerprint: Sha256
+    protocol: dict[str, Any] = Field(description="What the fingerprint is the hash of.")
+    metrics: dict[str, float]
+
+
+class FileWritten(Settings):
+    """A finished file: complete, synced to disk, never changed afterwards."""
+
+    type: Literal["file"] = "file"
+    role: FileRole
+    path: str
+    sha256: Sha256
+    size_bytes: int = Field(ge=0)
+    kimg: float | None = None
+    info: dict[str, Any] = Field(default_factory=dict, description="A checkpoint's manifest, a set's seeds, …")
+
+
+class CheckpointInfo(Settings):
+    """What a checkpoint is, read from its manifest and tensors."""
+
+    family: str
+    network: str
+    num_parameters: int
+    img_resolution: int
+    img_channels: int
+    label_dim: int
+
+
+class DatasetInfo(Settings):
+    """What a dataset is."""
+
+    num_images: int
+    img_resolution: int
+    img_channels: int
+    class_counts: tuple[int, ...] = Field(default=(), description="Images per class; empty without labels.")
+
+
+class Report(Settings):
+    """Result of ``validate``."""
+
+    type: Literal["report"] = "report"
+    checkpoint: CheckpointInfo
+    dataset: DatasetInfo
+
+
+class Failed(Settings):
+    """Last event of a unit that ends in an error (``ddo_engine.errors``)."""
+
+    type: Literal["error"] = "error"
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Finished(Settings):
+    """Last event of a unit that did all it was told."""
+
+    type: Literal["finished"] = "finished"
+
+
+EngineEvent = Annotated[
+    Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished, Field(discriminator="type")
+]
+ENGINE_EVENT: TypeAdapter[Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished] = TypeAdapter(
+    EngineEvent
+)

@@ -1,0 +1,43 @@
+"""A finetuning job: the body of ``POST /jobs``."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from ddo_engine.presets import with_preset
+from ddo_engine.spec.base import Seed, Settings, Uri
+from ddo_engine.spec.settings import (
+    ConfirmSettings,
+    DatasetSettings,
+    EvaluationSettings,
+    Grid,
+    ReferenceSetSettings,
+    SamplerSettings,
+    TrainingSettings,
+)
+
+
+class JobSpec(Settings):
+    """A finetuning job: the body of ``POST /jobs``. ``preset`` fills what the body leaves out."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=120)
+    preset: str | None = Field(default=None, description="Settings to start from; fields given in the body win.")
+    base_checkpoint: Uri = Field(description="The model to finetune: the first reference and the first initial weights.")
+    dataset: DatasetSettings
+    feature_network: Uri = Field(description="The network in whose features FID is measured.")
+    rounds: int = Field(ge=1, le=100)
+    grid: Grid
+    training: TrainingSettings
+    sampler: SamplerSettings = SamplerSettings()
+    reference_set: ReferenceSetSettings
+    evaluation: EvaluationSettings
+    confirm: ConfirmSettings | None = None
+    seed: Seed = 0
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
+        default_factory=dict, max_length=16
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, value: object) -> object:
+        return with_preset(value) if isinstance(value, dict) else value

@@ -1,0 +1,171 @@
+"""Settings shared by jobs and units: sampling, objective, training, evaluation."""
+
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
+
+
+class LabelDistribution(StrEnum):
+    """How class labels of generated images follow from their seeds."""
+
+    RANDOM = "random"
+    BALANCED = "balanced"
+    DATASET = "dataset"
+
+
+class SamplerSettings(Settings):
+    """Heun's method on EDM's probability-flow ODE, optionally with churn (arXiv:2206.00364, algorithm 2).
+
+    ``S_max = None`` means no upper bound. Defaults are EDM's for CIFAR-10 (35 network evaluations).
+    """
+
+    num_steps: int = Field(default=18, ge=2, le=1000)
+    sigma_min: PositiveFloat = 0.002
+    sigma_max: PositiveFloat = 80.0
+    rho: PositiveFloat = 7.0
+    S_churn: float = Field(default=0.0, ge=0)
+    S_min: float = Field(default=0.0, ge=0)
+    S_max: PositiveFloat | None = None
+    S_noise: PositiveFloat = 1.0
+    labels: LabelDistribution = Field(
+        default=LabelDistribution.DATASET,
+        description="Class labels of a conditional model's samples: 'dataset' follows the dataset's class "
+        "frequencies, 'balanced' takes seed mod number of classes, 'random' draws from the sample's own generator.",
+    )
+    batch_size: int = Field(default=256, ge=1, le=65536, description="Images per network call while sampling.")
+
+    @model_validator(mode="after")
+    def _sigmas_are_ordered(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError("sigma_min must be below sigma_max")
+        return self
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image."""
+        return 2 * self.num_steps - 1
+
+
+class DDOObjective(Settings):
+    """The DDO loss, arXiv:2503.01103 eq. 13: alpha weighs the fake term, beta scales the log-likelihood ratio."""
+
+    kind: Literal["ddo"] = "ddo"
+    alpha: float = Field(ge=0, le=1e6)
+    beta: float = Field(gt=0, le=1e6)
+
+
+class MLEObjective(Settings):
+    """The family's own pretraining loss: how bases are made, and the control that DDO is compared with."""
+
+    kind: Literal["mle"] = "mle"
+
+
+Objective = Annotated[DDOObjective | MLEObjective, Field(discriminator="kind")]
+
+
+class TrainingSettings(Settings):
+    """One training run. Images are real ones: the fakes in the same batch are not counted."""
+
+    kimg: PositiveFloat = Field(le=1e7, description="Length of a trial in thousands of real images.")
+    batch_size: int = Field(ge=1, le=65536, description="Real images per step; a DDO step adds as many fakes.")
+    learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of Adam.")
+    warmup_kimg: float = Field(default=0.0, ge=0, description="Linear warm-up from 0; the paper's EDM runs: all of kimg.")
+    final_learning_rate_factor: float = Field(
+        default=1.0, gt=0, le=1, description="After warm-up the rate follows a half cosine down to this share of the peak."
+    )
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    ema_half_life_kimg: PositiveFloat = Field(description="EMA weights forget half after so many thousand images.")
+    P_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of log sigma.")
+    P_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of log sigma.")
+    evaluate_every_kimg: PositiveFloat = Field(description="Evaluate the EMA weights this often, and at the end.")
+    save_state_every_kimg: PositiveFloat | None = Field(
+        default=None, description="Write the resumable training state this often; None: at every evaluation."
+    )
+
+    @field_validator("adam_betas")
+    @classmethod
+    def _betas_in_range(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError("both betas must lie in [0, 1)")
+        return betas
+
+    @model_validator(mode="after")
+    def _intervals_fit(self) -> Self:
+        if self.batch_size > self.kimg * 1000:
+            raise ValueError("kimg is less than one batch: raise kimg or lower batch_size")
+        if self.warmup_kimg > self.kimg:
+            raise ValueError("warmup_kimg must not exceed kimg")
+        return self
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return -(-round(self.kimg * 1000) // self.batch_size)
+
+
+class EvaluationSettings(Settings):
+    """What is measured on a checkpoint's samples. Seeds start at ``seed``: all trials share their latents."""
+
+    num_samples: int = Field(ge=2, le=1_000_000, description="Generated images behind every number.")
+    seed: Seed = 0
+    neighbours: int | None = Field(
+        default=3, ge=1, le=100, description="k of precision and recall (arXiv:1904.06991); None leaves them out."
+    )
+
+
+class ConfirmSettings(Settings):
+    """A second, larger evaluation that decides between the finalists of a round."""
+
+    num_samples: int = Field(ge=2, le=1_000_000)
+    seed: Seed = 1_000_000
+    finalists: int = Field(default=1, ge=1, le=16, description="How many of the round's best trials are confirmed.")
+
+
+class DatasetSettings(Settings):
+    """Images in EDM's zip format, and what one must know to generate images like them."""
+
+    uri: Uri
+    grey_levels: int = Field(
+        default=256, ge=2, le=256, description="Equally spaced values that a pixel takes; generated images are rounded to the same."
+    )
+
+
+class ReferenceSetSettings(Settings):
+    """The offline samples of the reference model, drawn anew in every round."""
+
+    num_samples: int = Field(ge=1, le=10_000_000)
+    shards: int = Field(default=1, ge=1, le=64, description="Units of work the set is cut into.")
+
+    @model_validator(mode="after")
+    def _shards_hold_images(self) -> Self:
+        if self.shards > self.num_samples:
+            raise ValueError("more shards than samples: lower shards")
+        return self
+
+
+class Grid(Settings):
+    """Every alpha with every beta: one trial each."""
+
+    alpha: tuple[Annotated[float, Field(ge=0, le=1e6)], ...] = Field(min_length=1, max_length=32)
+    beta: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(min_length=1, max_length=32)
+
+    @field_validator("alpha", "beta")
+    @classmethod
+    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(values)) != len(values):
+            raise ValueError("values repeat: each would train the same trial twice")
+        return values
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if len(self.cells) > 128:
+            raise ValueError("more than 128 trials a round")
+        return self
+
+    @property
+    def cells(self) -> list[DDOObjective]:
+        """The trials in order of their index: alpha outer, beta inner."""
+        return [DDOObjective(alpha=alpha, beta=beta) for alpha in self.alpha for beta in self.beta]

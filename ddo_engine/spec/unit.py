@@ -1,0 +1,76 @@
+"""What a unit of work is told: the JSON file that ``python -m ddo_engine COMMAND spec.json`` reads."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, TypeAdapter, model_validator
+
+from ddo_engine.spec.base import FileRef, Seed, Settings
+from ddo_engine.spec.settings import EvaluationSettings, Objective, SamplerSettings, TrainingSettings
+
+
+class ValidateSpec(Settings):
+    """Read the three inputs once, before any training: damaged or unfit ones end the job here."""
+
+    kind: Literal["validate"] = "validate"
+    checkpoint: FileRef
+    dataset: FileRef
+    feature_network: FileRef
+    grey_levels: int = Field(default=256, ge=2, le=256)
+
+
+class GenerateSpec(Settings):
+    """Draw images ``first_seed … first_seed + num_samples − 1`` into a dataset zip, labels included."""
+
+    kind: Literal["reference"] = "reference"
+    checkpoint: FileRef
+    dataset: FileRef | None = Field(default=None, description="Gives class frequencies; needed for labels='dataset'.")
+    sampler: SamplerSettings = SamplerSettings()
+    first_seed: int = Field(default=0, ge=0)
+    num_samples: int = Field(ge=1)
+    grey_levels: int = Field(default=256, ge=2, le=256)
+
+
+class TrainSpec(Settings):
+    """One trial. ``checkpoint`` is both the initial weights and, for DDO, the frozen reference."""
+
+    kind: Literal["trial"] = "trial"
+    checkpoint: FileRef
+    dataset: FileRef
+    reference_set: tuple[FileRef, ...] = Field(default=(), description="Shards in order of their seeds. DDO only.")
+    feature_network: FileRef | None = None
+    state: FileRef | None = Field(default=None, description="Training state to go on from.")
+    objective: Objective
+    training: TrainingSettings
+    sampler: SamplerSettings = SamplerSettings()
+    evaluation: EvaluationSettings | None = None
+    grey_levels: int = Field(default=256, ge=2, le=256)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.objective.kind == "ddo" and not self.reference_set:
+            raise ValueError("objective 'ddo' needs reference_set: run 'generate' first")
+        if self.evaluation is not None and self.feature_network is None:
+            raise ValueError("evaluation needs feature_network")
+        return self
+
+
+class EvaluateSpec(Settings):
+    """Measure one checkpoint under one or more protocols."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    checkpoint: FileRef
+    dataset: FileRef = Field(description="Its features are the reference statistics.")
+    feature_network: FileRef
+    sampler: SamplerSettings = SamplerSettings()
+    evaluations: tuple[EvaluationSettings, ...] = Field(min_length=1)
+    grey_levels: int = Field(default=256, ge=2, le=256)
+    denoising_dataset: FileRef | None = Field(
+        default=None, description="Also report the family's pretraining loss on these images (lower is better)."
+    )
+    P_mean: float = Field(default=-1.2, description="Noise distribution of that loss.")
+    P_std: float = Field(default=1.2, gt=0)
+
+
+UnitSpec = Annotated[ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, Field(discriminator="kind")]
+UNIT_SPEC: TypeAdapter[ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec] = TypeAdapter(UnitSpec)
