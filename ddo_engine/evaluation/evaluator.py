@@ -1,0 +1,174 @@
+"""Measure models under a protocol: which samples, of what, compared with what, by which code."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddo_engine.data import ImageDataset
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec
+from ddo_engine.evaluation.features import FeatureNetwork
+from ddo_engine.evaluation.frechet import frechet_distance
+from ddo_engine.evaluation.moments import Moments
+from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
+from ddo_engine.evaluation.reference import ReferenceStatistics, extract, reference_statistics
+from ddo_engine.families.protocol import Family
+from ddo_engine.sampling import generate_images
+from ddo_engine.spec import EvaluationSettings, SamplerSettings
+
+METRICS_VERSION = 1  # raise it whenever the same samples would give other numbers
+
+
+class Evaluator:
+    """Everything that evaluations of one unit of work share.
+
+    Samples have the seeds ``settings.seed … seed + num_samples − 1``: whatever is evaluated under one
+    protocol shares its latents and labels, so that differences between trials are not sampling noise.
+    """
+
+    def __init__(  # noqa: PLR0917  (what a protocol is made of)
+        self,
+        feature_network: FeatureNetwork,
+        dataset: ImageDataset,
+        dataset_sha256: str,
+        sampler: SamplerSettings,
+        grey_levels: int,
+        cache_folder: Path | None,
+    ) -> None:
+        """Check that network and images fit; statistics are computed when first needed.
+
+        Args:
+            feature_network: In whose features everything is measured.
+            dataset: What generated images are compared with.
+            dataset_sha256: Of the dataset's file.
+            sampler: How to draw samples; its batch size changes no number beyond rounding.
+            grey_levels: Values that a pixel takes; generated images are rounded to them.
+            cache_folder: Where the dataset's statistics are kept between units; None keeps none.
+
+        Raises:
+            InvalidFeatureNetwork: It does not take images like the dataset's.
+            IncompatibleInputs: The dataset has fewer than two images.
+        """
+        feature_network.check_takes(dataset.info.img_resolution, dataset.info.img_channels)
+        if len(dataset) < 2:
+            raise IncompatibleInputs("FID needs a dataset of at least two images", param="dataset")
+        self.feature_network = feature_network
+        self.dataset = dataset
+        self.dataset_sha256 = dataset_sha256
+        self.sampler = sampler
+        self.grey_levels = grey_levels
+        self.cache_folder = cache_folder
+        self._manifolds: dict[int, Manifold] = {}
+
+    @cached_property
+    def reference(self) -> ReferenceStatistics:
+        """Statistics of the dataset."""
+        return reference_statistics(
+            self.feature_network, self.dataset, self.dataset_sha256, METRICS_VERSION, self.cache_folder
+        )
+
+    def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
+        """Return all that the numbers depend on besides the model's weights."""
+        return {
+            "metrics_version": METRICS_VERSION,
+            "num_samples": settings.num_samples,
+            "seed": settings.seed,
+            "neighbours": settings.neighbours,
+            "sampler": self.sampler.model_dump(mode="json", exclude={"batch_size"}),
+            "grey_levels": self.grey_levels,
+            "feature_network_sha256": self.feature_network.sha256,
+            "reference_sha256": self.dataset_sha256,
+            "ema": True,
+        }
+
+    def fingerprint(self, settings: EvaluationSettings) -> str:
+        """Return the SHA-256 of the protocol: only numbers of one fingerprint are ranked together."""
+        canonical = json.dumps(self.protocol(settings), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        family: Family,
+        settings: EvaluationSettings,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> dict[str, float]:
+        """Draw samples and measure them.
+
+        Args:
+            model: In eval mode, on the device to sample on; EMA weights.
+            family: Of the model.
+            settings: Sample count, seed, neighbours.
+            on_progress: Called with the number of images drawn so far.
+
+        Returns:
+            "fid", and unless ``neighbours`` is None "precision" and "recall".
+
+        Raises:
+            InvalidSpec: Not more samples than neighbours.
+            IncompatibleInputs: Not more dataset images than neighbours, or samples of another shape than theirs.
+        """
+        self._check_neighbours(settings)
+        chunks = self._draw(model, family, settings, on_progress)
+        return self._metrics(torch.cat([extract(self.feature_network, chunk) for chunk in chunks]), settings.neighbours)
+
+    def measure(self, images_NCHW: Tensor, neighbours: int | None) -> dict[str, float]:
+        """Return the metrics of images at hand: uint8, as :meth:`evaluate` does of those it draws."""
+        return self._metrics(extract(self.feature_network, images_NCHW), neighbours)
+
+    def _metrics(self, features_MD: Tensor, neighbours: int | None) -> dict[str, float]:
+        fake, real = Moments.of(features_MD), self.reference.moments
+        metrics = {"fid": frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)}
+        if neighbours is not None:
+            real_manifold = self._manifold(neighbours)
+            metrics["precision"], metrics["recall"] = precision_recall(real_manifold, features_MD, neighbours)
+        return metrics
+
+    def _manifold(self, neighbours: int) -> Manifold:
+        if neighbours not in self._manifolds:
+            features_MD = self.reference.features_MD.to(self.feature_network.device)
+            self._manifolds[neighbours] = Manifold.of(features_MD, neighbours)
+        return self._manifolds[neighbours]
+
+    def _check_neighbours(self, settings: EvaluationSettings) -> None:
+        if settings.neighbours is None:
+            return
+        if settings.num_samples <= settings.neighbours:
+            raise InvalidSpec(
+                f"{settings.neighbours} neighbours need more than {settings.num_samples} samples", param="neighbours"
+            )
+        if len(self.dataset) <= settings.neighbours:
+            raise IncompatibleInputs(
+                f"{settings.neighbours} neighbours need a dataset of more than {len(self.dataset)} images",
+                param="neighbours",
+            )
+
+    def _draw(
+        self, model: nn.Module, family: Family, settings: EvaluationSettings, on_progress: Callable[[int], None] | None
+    ) -> Iterator[Tensor]:
+        """Yield the samples batch by batch, so that only their features are held."""
+        expected = self.dataset.images_NCHW.shape[1:]
+        for start in range(0, settings.num_samples, self.sampler.batch_size):
+            stop = min(start + self.sampler.batch_size, settings.num_samples)
+            images_BCHW = generate_images(
+                model,
+                family,
+                range(settings.seed + start, settings.seed + stop),
+                self.sampler,
+                class_counts=self.dataset.info.class_counts,
+                grey_levels=self.grey_levels,
+            ).images_BCHW
+            if images_BCHW.shape[1:] != expected:
+                raise IncompatibleInputs(
+                    f"the checkpoint draws images of shape {tuple(images_BCHW.shape[1:])}, "
+                    f"the dataset's are {tuple(expected)}: choose a dataset or checkpoint that fits",
+                    param="checkpoint",
+                )
+            yield images_BCHW
+            if on_progress is not None:
+                on_progress(stop)

@@ -1,0 +1,81 @@
+"""Improved precision and recall: how many samples lie on the data's manifold, and the other way round.
+
+Legend: N real vectors, M fake vectors, D dimensions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 * 2**20  # of the distance matrix, at a time
+ROUNDING = 1e-10  # of the largest squared norm: exact copies are at distance zero up to so much
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """Balls around feature vectors, each reaching to its k-th nearest neighbour (itself not counted).
+
+    Attributes:
+        features_ND: float64 centres.
+        squared_radii_N: float64.
+    """
+
+    features_ND: Tensor
+    squared_radii_N: Tensor
+
+    @classmethod
+    def of(cls, features_ND: Tensor, neighbours: int) -> "Manifold":
+        """Estimate the manifold that ``features_ND`` lie on.
+
+        Raises:
+            ValueError: There are not more vectors than ``neighbours``.
+        """
+        if features_ND.shape[0] <= neighbours:
+            raise ValueError(f"{neighbours} neighbours need more than {features_ND.shape[0]} vectors")
+        features_ND = features_ND.double()
+        radii = [
+            distances_BN.topk(neighbours + 1, dim=1, largest=False).values[:, -1]
+            for distances_BN in _squared_distances(features_ND, features_ND)
+        ]
+        return cls(features_ND, torch.cat(radii))
+
+    def share_inside(self, features_MD: Tensor) -> float:
+        """Return the share of ``features_MD`` that lie in at least one ball."""
+        features_MD = features_MD.to(self.features_ND).contiguous()
+        largest = max(float(tensor.square().sum(dim=1).max()) for tensor in (self.features_ND, features_MD))
+        reach_N = self.squared_radii_N + ROUNDING * largest
+        inside = sum(
+            int((distances_BN <= reach_N).any(dim=1).sum())
+            for distances_BN in _squared_distances(features_MD, self.features_ND)
+        )
+        return inside / features_MD.shape[0]
+
+
+def precision_recall(real: Manifold, fake_MD: Tensor, neighbours: int) -> tuple[float, float]:
+    """Return precision (fakes on the real manifold) and recall (reals on the fake manifold), both in [0, 1].
+
+    Args:
+        real: ``Manifold.of(real features, neighbours)``, which does not change between evaluations.
+        fake_MD: Features of generated images.
+        neighbours: k.
+
+    Raises:
+        ValueError: There are not more fakes than ``neighbours``.
+
+    Source: arXiv:1904.06991, eqs. 1 and 2.
+    """
+    fake = Manifold.of(fake_MD.to(real.features_ND.device), neighbours)
+    return real.share_inside(fake_MD), fake.share_inside(real.features_ND)
+
+
+def _squared_distances(a_MD: Tensor, b_ND: Tensor) -> Iterator[Tensor]:
+    """Yield ‖a_i − b_j‖² for consecutive rows i, within ``CHUNK_BYTES``."""
+    centre_D = b_ND.mean(dim=0)  # small norms: less cancellation
+    a_MD, b_ND = a_MD - centre_D, b_ND - centre_D
+    norms_N = b_ND.square().sum(dim=1)
+    rows = max(1, CHUNK_BYTES // (8 * b_ND.shape[0]))
+    for a_BD in torch.split(a_MD, rows):
+        squared_BN = torch.addmm(norms_N[None, :], a_BD, b_ND.T, alpha=-2)
+        yield squared_BN.add_(a_BD.square().sum(dim=1, keepdim=True)).clamp_(min=0)

@@ -1,0 +1,99 @@
+"""Statistics of the dataset that samples are compared with, computed once per machine."""
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ddo_engine.data import ImageDataset
+from ddo_engine.evaluation.features import FeatureNetwork
+from ddo_engine.evaluation.moments import Moments
+from ddo_engine.files import write_atomically
+
+FEATURE_BATCH = 256  # fixed, so that features do not depend on how images were generated
+MANIFOLD_IMAGES = 50_000  # precision and recall look at so many of the dataset's images, evenly spread
+
+
+@dataclass(frozen=True)
+class ReferenceStatistics:
+    """Features of a dataset.
+
+    Attributes:
+        moments: Of all images.
+        features_MD: float32 features of up to ``MANIFOLD_IMAGES`` images, for precision and recall.
+    """
+
+    moments: Moments
+    features_MD: Tensor
+
+
+def extract(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
+    """Return the features of uint8 images, float32 on the CPU. Shape (N, feature_dim)."""
+    return torch.cat([network(chunk)["features"].float().cpu() for chunk in torch.split(images_NCHW, FEATURE_BATCH)])
+
+
+def reference_statistics(
+    network: FeatureNetwork, dataset: ImageDataset, dataset_sha256: str, metrics_version: int, cache_folder: Path | None
+) -> ReferenceStatistics:
+    """Return the dataset's statistics, from ``cache_folder`` where they lie there undamaged.
+
+    Args:
+        network: Feature network.
+        dataset: Images to describe.
+        dataset_sha256: Names the dataset in the cache.
+        metrics_version: Names the code in the cache.
+        cache_folder: None computes every time.
+    """
+    if cache_folder is None:
+        return _compute(network, dataset)
+    key = f"{metrics_version}:{network.sha256}:{dataset_sha256}:{network.device.type}"
+    path = cache_folder / "reference_statistics" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
+    cached = _read(path, network.feature_dim)
+    if cached is None:
+        cached = _compute(network, dataset)
+        _write(path, cached)
+    return cached
+
+
+def _compute(network: FeatureNetwork, dataset: ImageDataset) -> ReferenceStatistics:
+    kept = set(torch.linspace(0, len(dataset) - 1, min(len(dataset), MANIFOLD_IMAGES)).round().long().tolist())
+    moments = Moments.empty(network.feature_dim)
+    features: list[Tensor] = []
+    for start in range(0, len(dataset), FEATURE_BATCH):
+        features_BD = extract(network, dataset.images_NCHW[start : start + FEATURE_BATCH])
+        moments = moments.merge(Moments.of(features_BD))
+        features.append(features_BD[[row for row in range(len(features_BD)) if start + row in kept]])
+    return ReferenceStatistics(moments, torch.cat(features))
+
+
+def _write(path: Path, statistics: ReferenceStatistics) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {
+        "count": np.array(statistics.moments.count),
+        "mu": statistics.moments.mu_D.numpy(),
+        "scatter": statistics.moments.scatter_DD.numpy(),
+        "features": statistics.features_MD.numpy(),
+    }
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
+def _read(path: Path, dim: int) -> ReferenceStatistics | None:
+    """Return None where the file is missing or damaged: it is a cache, and is computed and written again."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            count, mu, scatter, features = (arrays[name] for name in ("count", "mu", "scatter", "features"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    if mu.shape != (dim,) or scatter.shape != (dim, dim) or features.ndim != 2 or features.shape[1] != dim:
+        return None
+    moments = Moments(int(count), torch.from_numpy(mu), torch.from_numpy(scatter))
+    return ReferenceStatistics(moments, torch.from_numpy(features))
