@@ -59,6 +59,13 @@ class Family(Protocol):
             CorruptCheckpoint: The arguments are not those of a network of this family.
         """
 
+    def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
+        """Return the labels that :meth:`sample` draws from these seeds when it is given none.
+
+        Returns:
+            int64 class indices of shape (B,) on the CPU; None for an unconditional model.
+        """
+
     def sample(
         self,
         model: nn.Module,

@@ -1,0 +1,101 @@
+"""EDM's denoising loss, and the estimate of a log-likelihood ratio that DDO makes of it.
+
+Shapes: B batch, C channels, H height, W width. Noise levels are written t as in the paper (EDM's sigma).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser, broadcast_to_images
+
+
+@dataclass(frozen=True)
+class NoiseDraw:
+    """The randomness of one evaluation of the loss.
+
+    Attributes:
+        t_B: Noise levels, > 0.
+        eps_BCHW: Standard normal noise.
+    """
+
+    t_B: Tensor
+    eps_BCHW: Tensor
+
+
+def draw_noise(images_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator) -> NoiseDraw:
+    """Draw ``log t ~ N(P_mean, P_std^2)`` and ``eps ~ N(0, 1)``, float32, for images of this shape.
+
+    Order of the draws: B normals for t, then B·C·H·W for eps.
+
+    Args:
+        images_BCHW: Gives shape and device.
+        P_mean: Mean of log t.
+        P_std: Standard deviation of log t.
+        generator: On the device of the images.
+
+    Source: arXiv:2206.00364, table 1.
+    """
+    device = images_BCHW.device
+    normal_B = torch.randn(images_BCHW.shape[0], generator=generator, device=device)
+    eps_BCHW = torch.randn(images_BCHW.shape, generator=generator, device=device)
+    return NoiseDraw((normal_B * P_std + P_mean).exp(), eps_BCHW)
+
+
+def normalise(images_BCHW: Tensor) -> Tensor:
+    """Map uint8 images to float32 in [-1, 1]."""
+    return images_BCHW.to(torch.float32) / 127.5 - 1
+
+
+def free_form_target(x0_BCHW: Tensor, noise: NoiseDraw, sigma_data: float) -> Tensor:
+    """Return ``F = (x0 - c_skip x_t) / c_out``, what the network proper should output. Shape (B, C, H, W).
+
+    Written as ``(t x0 / sigma_data - sigma_data eps) / sqrt(t^2 + sigma_data^2)``, which is the same and does not
+    subtract nearly equal images at small t.
+
+    Source: arXiv:2503.01103, eqs. 40–42.
+    """
+    t = broadcast_to_images(noise.t_B)
+    return (x0_BCHW * t / sigma_data - sigma_data * noise.eps_BCHW) / (t**2 + sigma_data**2).sqrt()
+
+
+def denoising_loss(model: PreconditionedDenoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+    """Return ``‖F_theta(x_t, t) − F‖²``, which is ``lambda(t) ‖D − x0‖²``, summed over C·H·W. Shape (B,).
+
+    Source: arXiv:2206.00364, eq. 8.
+    """
+    output = _free_form_at_noise(model, x0_BCHW, labels_B, noise)
+    return (output - free_form_target(x0_BCHW, noise, model.sigma_data)).square().flatten(1).sum(1)
+
+
+def log_likelihood_ratio_estimate(
+    target_model: PreconditionedDenoiser,
+    reference_model: PreconditionedDenoiser,
+    x0_BCHW: Tensor,
+    labels_B: Tensor | None,
+    noise: NoiseDraw,
+) -> Tensor:
+    """Return ``−(‖F_theta − F‖² − ‖F_ref − F‖²)``, summed over C·H·W, both networks at the same noise and labels.
+
+    Evaluated as ``sum (F_ref − F_theta)(F_ref + F_theta − 2F)``: the two norms are nearly equal, and their difference
+    would carry the rounding of both sums.
+
+    Returns:
+        One-sample ELBO estimate of log p_theta − log p_ref in nats. Shape (B,), float32. Gradients flow into
+        ``target_model`` only.
+
+    Source: arXiv:2503.01103, eqs. 14–16 and 43.
+    """
+    with torch.no_grad():
+        reference = _free_form_at_noise(reference_model, x0_BCHW, labels_B, noise)
+        F_BCHW = free_form_target(x0_BCHW, noise, target_model.sigma_data)
+    target = _free_form_at_noise(target_model, x0_BCHW, labels_B, noise)
+    return ((reference - target) * (reference + target - 2 * F_BCHW)).flatten(1).sum(1)
+
+
+def _free_form_at_noise(
+    model: PreconditionedDenoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw
+) -> Tensor:
+    x_t = x0_BCHW + broadcast_to_images(noise.t_B) * noise.eps_BCHW
+    return model.free_form(x_t, noise.t_B, labels_B)
