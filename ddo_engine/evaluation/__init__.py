@@ -4,7 +4,6 @@ from ddo_engine.evaluation.evaluator import Evaluator
 from ddo_engine.evaluation.features import FeatureManifest, FeatureNetwork, load_features, save_features
 from ddo_engine.evaluation.frechet import frechet_distance
 from ddo_engine.evaluation.moments import Moments
-from ddo_engine.evaluation.precision_recall import precision_recall
 
 __all__ = [
     "Evaluator",
@@ -13,6 +12,5 @@ __all__ = [
     "Moments",
     "frechet_distance",
     "load_features",
-    "precision_recall",
     "save_features",
 ]

@@ -31,7 +31,7 @@ class Evaluator:
     protocol shares its latents and labels, so that differences between trials are not sampling noise.
     """
 
-    def __init__(  # noqa: PLR0917  (what a protocol is made of)
+    def __init__(
         self,
         feature_network: FeatureNetwork,
         dataset: ImageDataset,

@@ -97,13 +97,17 @@ def load_features(path: str | Path, device: str | torch.device = "cpu") -> Featu
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
         sha256 = sha256_of(path)
     except (OSError, SafetensorError) as error:
-        raise InvalidFeatureNetwork(f"{path.name} is not a complete safetensors file ({error})") from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
-        raise InvalidFeatureNetwork(f"{path.name} holds numbers that are not finite")
+        raise InvalidFeatureNetwork(
+            f"{path.name} is not a complete safetensors file ({error}): upload it again, or convert it to safetensors"
+        ) from error
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            raise InvalidFeatureNetwork(f"{path.name}: {name} must be finite float32 numbers: save the network again")
     try:
-        module = ARCHITECTURES[manifest.architecture](manifest.config)
-        module.load_state_dict(tensors, strict=True)
-    except (ValidationError, RuntimeError, TypeError) as error:
+        with torch.device("meta"):  # the file's own tensors are all the memory that a manifest can ask for
+            module = ARCHITECTURES[manifest.architecture](manifest.config)
+        module.load_state_dict(tensors, strict=True, assign=True)
+    except (ValidationError, RuntimeError) as error:
         raise InvalidFeatureNetwork(
             f"{path.name}: its config and tensors are not those of a {manifest.architecture} ({error})"
         ) from error

@@ -89,9 +89,10 @@ def _write(path: Path, statistics: ReferenceStatistics) -> None:
 def _read(path: Path, dim: int) -> ReferenceStatistics | None:
     """Return None where the file is missing or damaged: it is a cache, and is computed and written again."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # opened here: np.load leaves a file that it cannot read open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             count, mu, scatter, features = (arrays[name] for name in ("count", "mu", "scatter", "features"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     if mu.shape != (dim,) or scatter.shape != (dim, dim) or features.ndim != 2 or features.shape[1] != dim:
         return None

@@ -1,0 +1,170 @@
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddo_engine.data import ImageDataset, round_to_grey_levels
+from ddo_engine.errors import IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
+from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, load_features
+from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
+from ddo_engine.families import get_family
+from ddo_engine.sampling import generate_images
+from ddo_engine.spec import EvaluationSettings, LabelDistribution, SamplerSettings
+
+SAMPLER = SamplerSettings(num_steps=3, batch_size=16)
+SETTINGS = EvaluationSettings(num_samples=40, seed=5, neighbours=3)
+SHA = "0" * 64
+
+
+@pytest.fixture
+def dataset() -> ImageDataset:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=generator)
+    return ImageDataset(round_to_grey_levels(images, 17), torch.arange(300) % 10)
+
+
+@pytest.fixture
+def model() -> torch.nn.Module:
+    torch.manual_seed(2)
+    network = get_family("edm").build(
+        {"class_name": "MLPPrecond", "img_resolution": 8, "img_channels": 1, "label_dim": 10, "width": 16}
+    )
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def evaluator(
+    network: FeatureNetwork, dataset: ImageDataset, sampler: SamplerSettings = SAMPLER, cache: Path | None = None
+) -> Evaluator:
+    return Evaluator(network, dataset, SHA, sampler, 17, cache)
+
+
+def test_evaluate_equals_the_definition(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
+) -> None:
+    """All features in memory, NumPy's covariance: the same numbers."""
+    found = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), SETTINGS)
+    images = generate_images(
+        model, get_family("edm"), range(5, 45), SAMPLER, class_counts=dataset.info.class_counts, grey_levels=17
+    ).images_BCHW
+    fake, real = (feature_network(batch)["features"].double() for batch in (images, dataset.images_NCHW))
+    fid = frechet_distance(
+        fake.mean(0), torch.from_numpy(np.cov(fake.numpy(), rowvar=False)),
+        real.mean(0), torch.from_numpy(np.cov(real.numpy(), rowvar=False)),
+    )  # fmt: skip
+    assert found["fid"] == pytest.approx(fid, rel=1e-5)
+    assert (found["precision"], found["recall"]) == pytest.approx(
+        precision_recall(Manifold.of(real, 3), fake, 3), abs=0.03
+    )
+    assert found["fid"] > 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_evaluate_does_not_depend_on_the_batch_size(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module, batch_size: int
+) -> None:
+    family = get_family("edm")
+    expected = evaluator(feature_network, dataset).evaluate(model, family, SETTINGS)
+    other = evaluator(feature_network, dataset, SAMPLER.model_copy(update={"batch_size": batch_size}))
+    assert other.evaluate(model, family, SETTINGS) == pytest.approx(expected, rel=1e-4)
+    assert other.fingerprint(SETTINGS) == evaluator(feature_network, dataset).fingerprint(SETTINGS)
+
+
+def test_evaluate_reports_progress_and_can_leave_precision_out(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
+) -> None:
+    seen: list[int] = []
+    settings = EvaluationSettings(num_samples=40, neighbours=None)
+    metrics = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), settings, seen.append)
+    assert seen == [16, 32, 40]
+    assert set(metrics) == {"fid"}
+
+
+def test_measure_the_dataset_itself_is_zero(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
+    metrics = evaluator(feature_network, dataset).measure(dataset.images_NCHW, 3)
+    assert metrics["fid"] == pytest.approx(0, abs=1e-9)
+    assert (metrics["precision"], metrics["recall"]) == (1.0, 1.0)
+
+
+def test_fingerprint_changes_with_everything_that_changes_numbers(
+    feature_network: FeatureNetwork, dataset: ImageDataset
+) -> None:
+    base = evaluator(feature_network, dataset)
+    variants = [
+        base.fingerprint(SETTINGS.model_copy(update=change))
+        for change in ({"seed": 6}, {"num_samples": 41}, {"neighbours": 4})
+    ]
+    for change in ({"num_steps": 4}, {"rho": 6.0}, {"labels": LabelDistribution.BALANCED}, {"S_churn": 1.0}):
+        variants.append(evaluator(feature_network, dataset, SAMPLER.model_copy(update=change)).fingerprint(SETTINGS))
+    variants.append(Evaluator(feature_network, dataset, "1" * 64, SAMPLER, 17, None).fingerprint(SETTINGS))
+    variants.append(Evaluator(feature_network, dataset, SHA, SAMPLER, 256, None).fingerprint(SETTINGS))
+    assert len({base.fingerprint(SETTINGS), *variants}) == len(variants) + 1
+    assert base.fingerprint(SETTINGS) == evaluator(feature_network, dataset).fingerprint(SETTINGS)
+
+
+def test_fingerprint_changes_with_the_feature_network(
+    feature_file: Path, feature_network: FeatureNetwork, dataset: ImageDataset
+) -> None:
+    with torch.no_grad():
+        next(feature_network.module.parameters()).add_(1)
+    from ddo_engine.evaluation import save_features
+
+    save_features(feature_file, feature_network.module, feature_network.manifest)
+    other = load_features(feature_file)
+    assert evaluator(other, dataset).fingerprint(SETTINGS) != evaluator(feature_network, dataset).fingerprint(SETTINGS)
+
+
+def test_reference_is_cached_and_damaged_caches_are_computed_again(
+    feature_network: FeatureNetwork, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    expected = evaluator(feature_network, dataset, cache=tmp_path).reference
+    (file,) = tmp_path.rglob("*.npz")
+    whole = file.read_bytes()
+    # a dataset of other images but the same hash shows that the cache is what is read
+    other = ImageDataset(255 - dataset.images_NCHW, dataset.labels_N)
+    assert torch.equal(evaluator(feature_network, other, cache=tmp_path).reference.moments.mu_D, expected.moments.mu_D)
+    npy = BytesIO()
+    np.save(npy, np.zeros(3))
+    flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+    for damaged in (b"", whole[:200], whole[:-50], flipped, b"PK\x03\x04" + bytes(400), npy.getvalue()):
+        file.write_bytes(damaged)
+        again = evaluator(feature_network, dataset, cache=tmp_path).reference
+        assert torch.equal(again.moments.scatter_DD, expected.moments.scatter_DD)
+        assert torch.equal(again.features_MD, expected.features_MD)
+        assert file.read_bytes() == whole
+
+
+def test_reference_keeps_a_bounded_even_share_of_features(
+    feature_network: FeatureNetwork, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = evaluator(feature_network, dataset).reference
+    monkeypatch.setattr("ddo_engine.evaluation.reference.MANIFOLD_IMAGES", 4)
+    reference = evaluator(feature_network, dataset).reference
+    torch.testing.assert_close(reference.features_MD, whole.features_MD[[0, 100, 199, 299]])
+    assert reference.moments.count == 300
+
+
+def test_evaluator_unfit_inputs_are_refused(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
+) -> None:
+    with pytest.raises(InvalidFeatureNetwork):
+        evaluator(feature_network, ImageDataset(dataset.images_NCHW.repeat(1, 3, 1, 1), None))
+    with pytest.raises(IncompatibleInputs, match="two images"):
+        evaluator(feature_network, ImageDataset(dataset.images_NCHW[:1], None))
+    few = ImageDataset(dataset.images_NCHW[:3], dataset.labels_N)
+    with pytest.raises(IncompatibleInputs, match="neighbours"):
+        evaluator(feature_network, few).evaluate(model, get_family("edm"), SETTINGS)
+    with pytest.raises(InvalidSpec, match="neighbours"):
+        evaluator(feature_network, dataset).evaluate(
+            model, get_family("edm"), EvaluationSettings(num_samples=3, neighbours=3)
+        )
+
+
+def test_evaluate_model_of_other_images_is_refused(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
+    family = get_family("edm")
+    small = family.build({"class_name": "MLPPrecond", "img_resolution": 4, "img_channels": 1, "width": 16})
+    with pytest.raises(IncompatibleInputs, match="shape"):
+        evaluator(feature_network, dataset).evaluate(small, family, SETTINGS)
