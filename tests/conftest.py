@@ -1,12 +1,14 @@
 """Real servers for tests, one of each a session and process of pytest-xdist; every test finds them empty."""
 
 from collections.abc import Iterator
+from secrets import token_hex
 
 import pytest
 
 from deploy.local.migrations import migrate
 from deploy.local.postgres import PostgresServer
 from deploy.local.valkey import ValkeyServer
+from tests.servers.s3 import Bucket, SwiftServer
 
 _TEMPLATE = "migrated"
 
@@ -57,3 +59,16 @@ def valkey_url(valkey: ValkeyServer) -> str:
     with valkey.connect() as client:
         client.flushall()
     return valkey.url()
+
+
+@pytest.fixture(scope="session")
+def swift_server() -> Iterator[SwiftServer]:
+    """An S3 endpoint that checks signatures, expiry, method and length, as AWS does."""
+    with SwiftServer() as server:
+        yield server
+
+
+@pytest.fixture
+def swift(swift_server: SwiftServer) -> Bucket:
+    """A fresh bucket of it; ``swift.environment()`` are the settings of API and worker."""
+    return swift_server.bucket(f"test-{token_hex(6)}")

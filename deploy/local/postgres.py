@@ -50,9 +50,8 @@ class PostgresServer:
         try:
             if not can_execute(self.folder, self._account):
                 assert self._account
-                raise LocalError(
-                    f"Postgres runs as '{self._account.name}', which cannot enter {self.folder}: choose another"
-                )
+                who = self._account.name
+                raise LocalError(f"Postgres runs as '{who}', which cannot enter {self.folder}: choose another folder")
             self._programs = postgres_folder(self._account, self.folder)
             password_file = self.folder / "password"
             if not (self.folder / "data" / "PG_VERSION").exists():
@@ -71,20 +70,10 @@ class PostgresServer:
 
     def _initialise(self, password_file: Path) -> None:
         command = [self._programs / "initdb", "--pgdata", self.folder / "data", "--username", _USER]
-        command += [
-            "--auth",
-            "scram-sha-256",
-            "--pwfile",
-            password_file,
-            "--encoding",
-            "UTF8",
-            "--locale",
-            "C",
-            "--no-sync",
-        ]
-        as_account = (
-            {"user": self._account.uid, "group": self._account.gid, "extra_groups": []} if self._account else {}
-        )
+        command += ["--auth", "scram-sha-256", "--pwfile", password_file]
+        command += ["--encoding", "UTF8", "--locale", "C", "--no-sync"]
+        account = self._account
+        as_account = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
         done = subprocess.run(  # type: ignore[call-overload] # noqa: S603
             command, cwd=self.folder, env=self._environment, capture_output=True, text=True, check=False, **as_account
         )
@@ -123,6 +112,7 @@ class PostgresServer:
         Raises:
             LocalError: It does not come up.
         """
+        self.stop()
         if self.port:
             self._process = self._spawn(self.port)
             self._process.wait_until(lambda: self._answers(self.port), 60)
@@ -131,12 +121,8 @@ class PostgresServer:
 
     def _spawn(self, port: int) -> Process:
         settings = [*_SETTINGS, *(_THROW_AWAY if self._throw_away else ()), f"port={port}"]
-        command = [
-            self._programs / "postgres",
-            "-D",
-            self.folder / "data",
-            *(part for setting in settings for part in ("-c", setting)),
-        ]
+        command: list[str | Path] = [self._programs / "postgres", "-D", self.folder / "data"]
+        command += [part for setting in settings for part in ("-c", setting)]
         return Process(
             "postgres",
             command,

@@ -1,8 +1,10 @@
 """Processes that cannot outlive whoever started them.
 
-LocalError
-├── ProcessEnded       a process ended by itself; tells which, and the end of its log
-└── StartTimeout       a process runs but does not answer
+    LocalError
+    ├── ProcessEnded       a process ended by itself
+    └── StartTimeout       a process runs but does not answer
+
+Messages name the process and show the end of its log.
 """
 
 import json

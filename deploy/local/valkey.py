@@ -52,6 +52,7 @@ class ValkeyServer:
         Raises:
             LocalError: It does not come up.
         """
+        self.stop()
         if self.port:
             self._process = self._spawn(self.port)
             self._process.wait_until(lambda: self._answers(self.port), 30)
