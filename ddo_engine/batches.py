@@ -1,0 +1,78 @@
+"""Which images a step sees: epochs of permutations, each a pure function of (seed, stream, epoch)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ddo_engine.data import ImageDataset
+from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.randomness import generator_for
+
+_CPU = torch.device("cpu")
+
+
+@dataclass
+class DataOrder:
+    """Every image once per epoch, in an order that depends on seed, stream and epoch alone.
+
+    Batches run across epoch borders, so that all have the same size.
+
+    Attributes:
+        num_images: Size of the dataset.
+        seed: The run's seed.
+        stream: Name of the data source; real and fake images have streams of their own.
+    """
+
+    num_images: int
+    seed: int
+    stream: str
+    _permutations: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
+
+    def indices(self, step: int, batch_size: int) -> Tensor:
+        """Return the image indices of one step (0-based). Shape (batch_size,), int64, on the CPU."""
+        first, last = step * batch_size, (step + 1) * batch_size - 1
+        epochs = range(first // self.num_images, last // self.num_images + 1)
+        self._permutations = {epoch: self._permutation(epoch) for epoch in epochs}
+        offset = first - epochs.start * self.num_images
+        return torch.cat(list(self._permutations.values()))[offset : offset + batch_size]
+
+    def _permutation(self, epoch: int) -> Tensor:
+        known = self._permutations.get(epoch)
+        if known is not None:
+            return known
+        return torch.randperm(self.num_images, generator=generator_for(_CPU, self.seed, f"order/{self.stream}", epoch))
+
+
+@dataclass(frozen=True)
+class BatchSource:
+    """Batches of one dataset, on the device that trains.
+
+    Attributes:
+        dataset: Where images come from.
+        order: In which order.
+        batch_size: Images per step.
+        device: Where they go.
+    """
+
+    dataset: ImageDataset
+    order: DataOrder
+    batch_size: int
+    device: torch.device
+
+    def batch(self, step: int) -> LabelledImages:
+        """Return the images of one step (0-based)."""
+        return self.dataset.batch(self.order.indices(step, self.batch_size)).to(self.device)
+
+
+def concatenated(datasets: list[ImageDataset]) -> ImageDataset:
+    """Return one dataset of the images of several, in order.
+
+    Raises:
+        ValueError: They differ in shape, or only some have labels.
+    """
+    if len({(dataset.images_NCHW.shape[1:], dataset.labels_N is None) for dataset in datasets}) != 1:
+        raise ValueError("the parts differ in the shape of their images, or in whether these have labels")
+    labels = [dataset.labels_N for dataset in datasets if dataset.labels_N is not None]
+    images_NCHW = torch.cat([dataset.images_NCHW for dataset in datasets])
+    return ImageDataset(images_NCHW, torch.cat(labels) if labels else None)

@@ -1,0 +1,133 @@
+"""``python -m ddo_engine COMMAND spec.json --workdir DIR``: events on stdout, log lines on stderr, files in DIR.
+
+Exit status: 0 done, 75 interrupted with the state on disk (run the same command again), others in
+:mod:`ddo_engine.errors`; 74 when nobody reads the events any more. Torch is loaded once the spec is known to be good.
+"""
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TextIO
+
+from ddo_engine.errors import EngineError, InvalidSpec
+from ddo_engine.events import EventWriter
+from ddo_engine.interruption import StopRequest
+from ddo_engine.log import log, log_to_stderr
+from ddo_engine.spec import EvaluateSpec, Failed, Finished, GenerateSpec, Settings, TrainSpec, ValidateSpec
+from ddo_engine.spec_file import read_spec
+from ddo_engine.version import ENGINE_VERSION
+
+COMMANDS: dict[str, type[Settings]] = {
+    "validate": ValidateSpec,
+    "generate": GenerateSpec,
+    "train": TrainSpec,
+    "evaluate": EvaluateSpec,
+}
+ENGINE_FAILURE, NOBODY_READS = 70, 74
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status."""
+    options = _parser().parse_args(arguments)
+    log_to_stderr()
+    stop = StopRequest()
+    stop.install()
+    with _event_stream() as stream:
+        events = EventWriter(stream, _terminal_view())
+        try:
+            return _run_reporting(options, events, stop)
+        except BrokenPipeError:
+            log.error("nobody reads the events any more: stopping")
+            _discard(stream)
+            return NOBODY_READS
+
+
+def _run_reporting(options: argparse.Namespace, events: EventWriter, stop: StopRequest) -> int:
+    """Run the command; whatever ends it becomes the last event and an exit status."""
+    try:
+        _run(options, events, stop)
+    except EngineError as error:
+        events.emit(Failed(code=error.code, message=error.message, param=error.param))
+        return error.exit_status
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001  (the boundary of the process)
+        traceback.print_exc(file=sys.stderr)
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        events.emit(Failed(code=EngineError.code, message=f"the engine failed unexpectedly ({reason})"))
+        return ENGINE_FAILURE
+    events.emit(Finished())
+    return 0
+
+
+def _run(options: argparse.Namespace, events: EventWriter, stop: StopRequest) -> None:
+    spec = read_spec(options.spec, COMMANDS[options.command])
+    _make_folder(options.workdir, "workdir")
+    if options.cache is not None:
+        _make_folder(options.cache, "cache")
+    import torch  # noqa: PLC0415  (seconds: a bad spec is refused before)
+
+    from ddo_engine.device import make_deterministic, pick_device  # noqa: PLC0415
+    from ddo_engine.run_context import RunContext  # noqa: PLC0415
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    make_deterministic()
+    context = RunContext(options.workdir, pick_device(options.device), events, stop, options.cache)
+    run: Callable[[Any, RunContext], None] = import_module(f"ddo_engine.{options.command}").run
+    run(spec, context)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ddo_engine", description=__doc__.split("\n\n", maxsplit=1)[0])
+    parser.add_argument("--version", action="version", version=ENGINE_VERSION)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, spec in COMMANDS.items():
+        summary = (spec.__doc__ or "").split("\n", maxsplit=1)[0]
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument("spec", type=Path, help=f"JSON file, a {spec.__name__}")
+        command.add_argument("--workdir", type=Path, required=True, help="folder for all output; made if missing")
+        command.add_argument("--cache", type=Path, help="folder for statistics that later runs use again")
+        command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+        command.add_argument("--threads", type=_positive, help="CPU threads; another number may change the last bits")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+def _make_folder(path: Path, param: str) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidSpec(f"--{param}: {path} cannot be made a folder ({error})", param=param) from error
+
+
+def _event_stream() -> TextIO:
+    """Take standard output for the events alone: what else writes to it, in Python or C, goes to standard error."""
+    sys.stdout.flush()
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    os.dup2(2, 1)
+    return stream
+
+
+def _discard(stream: TextIO) -> None:
+    """Point a broken stream elsewhere, so that closing it does not fail again."""
+    with Path(os.devnull).open("w", encoding="utf-8") as sink:
+        os.dup2(sink.fileno(), stream.fileno())
+
+
+def _terminal_view() -> Callable[[Any], None] | None:
+    if not sys.stderr.isatty():
+        return None
+    from ddo_engine.terminal import TerminalView  # noqa: PLC0415  (only people need it)
+
+    return TerminalView()

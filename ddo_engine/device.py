@@ -1,0 +1,72 @@
+"""The device a run uses, and what makes it deterministic there."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ddo_engine.errors import InvalidSpec, OutOfMemory
+
+_ALLOCATION_FAILURES = ("DefaultCPUAllocator", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+
+    Raises:
+        InvalidSpec: ``cuda`` was asked for and torch sees none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise InvalidSpec(
+            "--device cuda: torch sees no CUDA device; use --device cpu or check the driver", param="device"
+        )
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the device's name for people, e.g. ``cuda (NVIDIA A100-SXM4-80GB)`` or ``cpu (2 threads)``."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"{device.type} ({torch.get_num_threads()} threads)"
+
+
+def make_deterministic() -> None:
+    """Let the same inputs give the same bits on the same device type and torch build, in full float32.
+
+    Source: arXiv:2503.01103, appendix C, for the precision: two nearly equal sums are subtracted.
+    """
+    # cuBLAS reads it when CUDA starts, so this must run before the first CUDA call.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, no bits
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def out_of_memory_blames(param: str) -> Iterator[None]:
+    """Turn allocation failures within the block into an :class:`OutOfMemory` that names what to lower.
+
+    Args:
+        param: The setting that the memory of this block grows with.
+
+    Raises:
+        OutOfMemory: The device, or main memory, ran out.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemory) or not _is_allocation_failure(error):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise OutOfMemory(f"out of memory: lower {param}, or use a device with more ({reason})", param=param) from error
+
+
+def _is_allocation_failure(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(text in str(error) for text in _ALLOCATION_FAILURES)

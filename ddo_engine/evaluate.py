@@ -1,0 +1,119 @@
+"""``python -m ddo_engine evaluate``: measure one checkpoint under one or more protocols."""
+
+import math
+from typing import Any
+
+import torch
+
+from ddo_engine.checkpoint import LoadedCheckpoint
+from ddo_engine.data import ImageDataset
+from ddo_engine.device import out_of_memory_blames
+from ddo_engine.errors import NonFiniteLoss
+from ddo_engine.evaluation import Evaluator
+from ddo_engine.events import ProgressReporter
+from ddo_engine.inputs import (
+    check_features_fit_dataset,
+    check_grey_levels,
+    check_labels_can_be_drawn,
+    check_model_fits_dataset,
+    open_checkpoint,
+    open_dataset,
+    open_feature_network,
+    verified_sha256,
+)
+from ddo_engine.randomness import generator_for
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import Evaluated, EvaluateSpec, TrainingSettings
+
+DENOISING_DRAWS = 16  # noise draws per image; checkpoints share them, so that differences are not noise
+DENOISING_BATCH = 250
+
+
+def run(spec: EvaluateSpec, context: RunContext) -> None:
+    """Measure a checkpoint: one event for each of the spec's evaluations.
+
+    Raises:
+        Interrupted: A stop was requested; the next run starts again and finds the same numbers.
+        NonFiniteLoss: A number is NaN or infinite: the weights are not those of a working model.
+        OutOfMemory: The device ran out of memory.
+        EngineError: An input is damaged or unfit.
+    """
+    context.announce("evaluate")
+    verified_sha256(spec.checkpoint, "checkpoint")
+    checkpoint = open_checkpoint(spec.checkpoint, context.device)
+    dataset = open_dataset(spec.dataset)
+    check_model_fits_dataset(checkpoint.info, dataset.info)
+    check_grey_levels(dataset, spec.grey_levels)
+    check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
+    verified_sha256(spec.feature_network, "feature_network")
+    features = open_feature_network(spec.feature_network, context.device)
+    check_features_fit_dataset(features, dataset.info)
+    dataset_sha256 = verified_sha256(spec.dataset, "dataset")
+    evaluator = Evaluator(features, dataset, dataset_sha256, spec.sampler, spec.grey_levels, context.cache)
+    denoising = _denoising_dataset(spec, checkpoint)
+    with context.stop.before_network_calls():
+        common: dict[str, float] = {}
+        if denoising is not None:
+            common["denoising_loss"] = denoising_loss(checkpoint, denoising, spec.P_mean, spec.P_std, context.device)
+        for settings in spec.evaluations:
+            progress = ProgressReporter(context.events, "evaluation", settings.num_samples)
+            progress.update(0)
+            with out_of_memory_blames("sampler.batch_size"):
+                metrics = evaluator.evaluate(checkpoint.model, checkpoint.family, settings, on_progress=progress.update)
+            metrics |= common
+            if not all(math.isfinite(value) for value in metrics.values()):
+                raise NonFiniteLoss(f"the checkpoint's numbers are not finite: {metrics}", param="checkpoint")
+            context.events.emit(
+                Evaluated(
+                    kimg=_kimg_of(checkpoint.manifest.provenance),
+                    fingerprint=evaluator.fingerprint(settings),
+                    protocol=evaluator.protocol(settings),
+                    metrics=metrics,
+                )
+            )
+
+
+@torch.no_grad()
+def denoising_loss(
+    checkpoint: LoadedCheckpoint, dataset: ImageDataset, P_mean: float, P_std: float, device: torch.device
+) -> float:
+    """Return the family's pretraining loss, averaged over a dataset and ``DENOISING_DRAWS`` fixed draws of the noise.
+
+    Args:
+        checkpoint: The model to measure.
+        dataset: Images to denoise, usually ones it was not trained on.
+        P_mean: Mean of log sigma.
+        P_std: Standard deviation of log sigma.
+        device: Where the model is.
+
+    Returns:
+        Loss per image, summed over C·H·W (or tokens).
+    """
+    # A loss needs the noise distribution alone; the rest of the settings plays no part in it.
+    noise = TrainingSettings(
+        kimg=1, batch_size=1, learning_rate=1, ema_half_life_kimg=1, evaluate_every_kimg=1, P_mean=P_mean, P_std=P_std
+    )
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for draw in range(DENOISING_DRAWS):
+        for index, start in enumerate(range(0, len(dataset), DENOISING_BATCH)):
+            batch = dataset.batch(range(start, min(start + DENOISING_BATCH, len(dataset)))).to(device)
+            generator = generator_for(device, draw, "denoising-loss", index)
+            loss_B = checkpoint.family.pretraining_loss(checkpoint.model, batch, noise, generator)
+            total += loss_B.double().sum()
+    return float(total) / (DENOISING_DRAWS * len(dataset))
+
+
+def _denoising_dataset(spec: EvaluateSpec, checkpoint: LoadedCheckpoint) -> ImageDataset | None:
+    if spec.denoising_dataset is None:
+        return None
+    verified_sha256(spec.denoising_dataset, "denoising_dataset")
+    dataset = open_dataset(spec.denoising_dataset, "denoising_dataset")
+    check_model_fits_dataset(checkpoint.info, dataset.info, "denoising_dataset")
+    check_grey_levels(dataset, spec.grey_levels, "denoising_dataset")
+    return dataset
+
+
+def _kimg_of(provenance: dict[str, Any]) -> float:
+    """Return how far the trial was that wrote the checkpoint; 0 where its manifest does not say."""
+    kimg = provenance.get("kimg")
+    return float(kimg) if isinstance(kimg, (int, float)) and kimg >= 0 and math.isfinite(kimg) else 0.0

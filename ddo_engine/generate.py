@@ -1,0 +1,56 @@
+"""``python -m ddo_engine generate``: draw a shard of the reference set into a dataset zip.
+
+It goes through the same rounding, file format and loader as the data: a discriminative loss would learn
+any difference between the pipelines before it learns one between the images.
+"""
+
+from ddo_engine.data import write_dataset
+from ddo_engine.device import out_of_memory_blames
+from ddo_engine.events import ProgressReporter
+from ddo_engine.inputs import (
+    check_labels_can_be_drawn,
+    check_model_fits_dataset,
+    open_checkpoint,
+    open_dataset,
+    verified_sha256,
+)
+from ddo_engine.run_context import RunContext
+from ddo_engine.sampling import generate_images
+from ddo_engine.spec import FileRole, GenerateSpec
+
+REFERENCE_SET_FILE = "reference-set.zip"
+
+
+def run(spec: GenerateSpec, context: RunContext) -> None:
+    """Draw the images of the spec's seeds. Image i depends on seed i alone: shards fit together.
+
+    Raises:
+        Interrupted: A stop was requested; the next run starts again and draws the same images.
+        OutOfMemory: The device ran out of memory.
+        EngineError: An input is damaged or unfit.
+    """
+    context.announce("generate")
+    verified_sha256(spec.checkpoint, "checkpoint")
+    checkpoint = open_checkpoint(spec.checkpoint, context.device)
+    dataset = None
+    if spec.dataset is not None:
+        verified_sha256(spec.dataset, "dataset")
+        dataset = open_dataset(spec.dataset).info
+        check_model_fits_dataset(checkpoint.info, dataset)
+    check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset)
+    progress = ProgressReporter(context.events, "sampling", spec.num_samples)
+    progress.update(0)
+    with context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
+        samples = generate_images(
+            checkpoint.model,
+            checkpoint.family,
+            range(spec.first_seed, spec.first_seed + spec.num_samples),
+            spec.sampler,
+            class_counts=() if dataset is None else dataset.class_counts,
+            grey_levels=spec.grey_levels,
+            on_progress=progress.update,
+        )
+    path = context.workdir / REFERENCE_SET_FILE
+    write_dataset(path, samples.images_BCHW, samples.labels_B)
+    info = {"first_seed": spec.first_seed, "num_samples": spec.num_samples}
+    context.announce_file(FileRole.REFERENCE_SET, path, info=info)

@@ -1,0 +1,145 @@
+"""The files that a spec names: found, verified, loaded, and checked against each other."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
+from ddo_engine.data import ImageDataset, has_grey_levels, load_dataset
+from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidSpec
+from ddo_engine.evaluation import FeatureNetwork, load_features
+from ddo_engine.files import sha256_of
+from ddo_engine.spec import CheckpointInfo, DatasetInfo, FileRef, LabelDistribution, SamplerSettings
+
+# What a client calls these inputs in the body of POST /jobs: the names that error messages point at.
+CHECKPOINT, DATASET, FEATURE_NETWORK = "base_checkpoint", "dataset.uri", "feature_network"
+
+
+def local_path(file: FileRef, param: str) -> Path:
+    """Return where a file lies.
+
+    Raises:
+        InvalidSpec: It has only a URI: fetching is not the engine's business.
+    """
+    if file.path is None:
+        raise InvalidSpec(f"{param}: {file.uri} is not fetched; the engine reads local files, give a path", param=param)
+    return Path(file.path)
+
+
+def verified_sha256(file: FileRef, param: str) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InvalidSpec: It is not the file that the spec means.
+    """
+    sha256 = sha256_of(local_path(file, param))
+    if file.sha256 not in (None, sha256):
+        raise InvalidSpec(
+            f"{param}: the file's SHA-256 is {sha256}, the spec says {file.sha256}: fetch it again", param=param
+        )
+    return sha256
+
+
+def open_checkpoint(file: FileRef, device: torch.device) -> LoadedCheckpoint:
+    """Load a checkpoint; errors point at the client's name of it."""
+    with _blaming(CHECKPOINT):
+        return load_checkpoint(local_path(file, "checkpoint"), device)
+
+
+def open_dataset(file: FileRef, param: str = DATASET) -> ImageDataset:
+    """Load a dataset; errors point at the client's name of it."""
+    with _blaming(param):
+        return load_dataset(local_path(file, param))
+
+
+def open_feature_network(file: FileRef, device: torch.device) -> FeatureNetwork:
+    """Load a feature network; errors point at the client's name of it."""
+    with _blaming(FEATURE_NETWORK):
+        return load_features(local_path(file, "feature_network"), device)
+
+
+def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param: str = DATASET) -> None:
+    """Refuse images that the model was not made for.
+
+    Raises:
+        IncompatibleInputs: Resolution, channels or classes differ.
+    """
+    if (model.img_resolution, model.img_channels) != (dataset.img_resolution, dataset.img_channels):
+        raise IncompatibleInputs(
+            f"the checkpoint draws images of {_shape(model)}, the dataset has {_shape(dataset)}: "
+            "resize or convert the dataset, or choose a checkpoint of its size",
+            param=param,
+        )
+    if model.label_dim == 0:
+        return
+    if not dataset.class_counts:
+        raise IncompatibleInputs(
+            f"the checkpoint is conditional on {model.label_dim} classes, the dataset has no labels: "
+            "add labels to its dataset.json, or choose an unconditional checkpoint",
+            param=param,
+        )
+    if len(dataset.class_counts) > model.label_dim:
+        raise IncompatibleInputs(
+            f"the checkpoint knows {model.label_dim} classes (0 … {model.label_dim - 1}), the dataset has labels up "
+            f"to {len(dataset.class_counts) - 1}: relabel or remove these images, or choose a checkpoint with more "
+            "classes",
+            param=param,
+        )
+
+
+def check_grey_levels(dataset: ImageDataset, grey_levels: int, param: str = DATASET) -> None:
+    """Refuse data with other pixel values than generated images will be rounded to.
+
+    Raises:
+        InvalidDataset: A pixel lies between the levels.
+    """
+    if not has_grey_levels(dataset.images_NCHW, grey_levels):
+        raise InvalidDataset(
+            f"the dataset has pixel values that are not among {grey_levels} equally spaced grey levels: generated "
+            "images would be told apart by their rounding alone; set dataset.grey_levels to what the data have (256 "
+            "for ordinary photographs), or round the data",
+            param=param,
+        )
+
+
+def check_features_fit_dataset(features: FeatureNetwork, dataset: DatasetInfo) -> None:
+    """Refuse images that the feature network does not take.
+
+    Raises:
+        IncompatibleInputs: Resolution or channels differ.
+    """
+    try:
+        features.check_takes(dataset.img_resolution, dataset.img_channels)
+    except EngineError as error:
+        raise IncompatibleInputs(error.message, param=FEATURE_NETWORK) from error
+
+
+def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, dataset: DatasetInfo | None) -> None:
+    """Refuse to draw labels with the frequencies of a dataset that is not given.
+
+    Raises:
+        InvalidSpec: Naming what to give or to change.
+    """
+    if model.label_dim and sampler.labels is LabelDistribution.DATASET and dataset is None:
+        raise InvalidSpec(
+            "dataset: sampler.labels = 'dataset' needs the dataset whose class frequencies it follows; "
+            "give it, or choose 'balanced' or 'random'",
+            param="dataset",
+        )
+
+
+@contextmanager
+def _blaming(param: str) -> Iterator[None]:
+    """Let errors of the block point at ``param``: what the file is to the client, not what it is to its loader."""
+    try:
+        yield
+    except EngineError as error:
+        error.param = param
+        raise
+
+
+def _shape(info: CheckpointInfo | DatasetInfo) -> str:
+    channels = "channel" if info.img_channels == 1 else "channels"
+    return f"{info.img_resolution}x{info.img_resolution} with {info.img_channels} {channels}"

@@ -1,0 +1,71 @@
+"""Where a checkpoint comes from. No times, names or paths: equal runs give equal bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ddo_engine.spec import TrainSpec
+from ddo_engine.version import ENGINE_VERSION
+
+
+@dataclass(frozen=True)
+class InputHashes:
+    """SHA-256 of every file that a trial reads.
+
+    Attributes:
+        base: The checkpoint that it starts from.
+        dataset: The images.
+        reference_set: Its shards, in order; empty for MLE.
+        feature_network: None without evaluation.
+    """
+
+    base: str
+    dataset: str
+    reference_set: tuple[str, ...] = ()
+    feature_network: str | None = None
+
+    def as_provenance(self) -> dict[str, Any]:
+        """Return the hashes under the names that manifests and states give them."""
+        return {
+            "base_sha256": self.base,
+            "dataset_sha256": self.dataset,
+            "reference_set_sha256": list(self.reference_set),
+            "feature_network_sha256": self.feature_network,
+        }
+
+
+def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
+    """Return all that the course of a trial follows from; only states of the same identity are taken up."""
+    settings = spec.model_dump(
+        mode="json",
+        include={"objective", "training", "sampler", "evaluation", "grey_levels", "seed"},
+        exclude={"training": {"save_state_every_kimg"}},
+    )
+    return settings | hashes.as_provenance()
+
+
+def trial_provenance(
+    spec: TrainSpec, hashes: InputHashes, base_provenance: Mapping[str, Any], *, step: int, kimg: float
+) -> dict[str, Any]:
+    """Return the provenance of the EMA weights after ``step`` steps.
+
+    Args:
+        spec: The trial.
+        hashes: Of its inputs.
+        base_provenance: From the manifest of the checkpoint that it started from: gives the older ancestors
+            and the licence note, which follows the weights.
+        step: Finished optimizer steps.
+        kimg: The same in thousands of real images.
+    """
+    settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "seed"})
+    ancestors = base_provenance.get("lineage", [])
+    provenance = hashes.as_provenance() | settings
+    provenance |= {
+        "kimg": kimg,
+        "step": step,
+        "engine_version": ENGINE_VERSION,
+        "lineage": [*(ancestors if isinstance(ancestors, list) else []), hashes.base],
+    }
+    if "licence" in base_provenance:
+        provenance["licence"] = base_provenance["licence"]
+    return provenance

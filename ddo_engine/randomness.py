@@ -1,0 +1,22 @@
+"""Randomness as a pure function of (seed, purpose, counter): nothing to save, a resume replays it."""
+
+import hashlib
+
+import torch
+
+
+def derived_seed(seed: int, purpose: str, counter: int = 0) -> int:
+    """Return a 63-bit seed that depends on all three arguments and on nothing else.
+
+    Args:
+        seed: The run's seed.
+        purpose: What the numbers are for, e.g. ``"noise"``; purposes are independent streams.
+        counter: Step, epoch or batch within the purpose.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{counter}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def generator_for(device: torch.device, seed: int, purpose: str, counter: int = 0) -> torch.Generator:
+    """Return a fresh generator on ``device`` for one counter of one purpose."""
+    return torch.Generator(device).manual_seed(derived_seed(seed, purpose, counter))

@@ -1,0 +1,58 @@
+"""What every command is given beside its spec."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ddo_engine.device import describe_device
+from ddo_engine.events import EventWriter
+from ddo_engine.files import sha256_of
+from ddo_engine.interruption import StopRequest
+from ddo_engine.spec import FileRole, FileWritten, Started
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where a command runs and whom it tells.
+
+    Attributes:
+        workdir: Existing folder for everything that the command writes.
+        device: Where networks run.
+        events: The event stream.
+        stop: Whether the run was asked to stop.
+        cache: Folder for statistics that later runs can use again, or None.
+    """
+
+    workdir: Path
+    device: torch.device
+    events: EventWriter
+    stop: StopRequest
+    cache: Path | None = None
+
+    def announce(self, command: str, resumed_from_kimg: float | None = None) -> None:
+        """Emit the first event."""
+        self.events.emit(
+            Started(
+                command=command,
+                device=describe_device(self.device),
+                torch_version=torch.__version__,
+                resumed_from_kimg=resumed_from_kimg,
+            )
+        )
+
+    def announce_file(
+        self, role: FileRole, path: Path, *, kimg: float | None = None, info: Mapping[str, object] | None = None
+    ) -> None:
+        """Emit that ``path`` is complete and synced to disk."""
+        self.events.emit(
+            FileWritten(
+                role=role,
+                path=str(path.resolve()),
+                sha256=sha256_of(path),
+                size_bytes=path.stat().st_size,
+                kimg=kimg,
+                info=dict(info or {}),
+            )
+        )

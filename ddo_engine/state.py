@@ -1,0 +1,162 @@
+"""Everything that changes while a trial runs, and how it is laid down and taken up again, to the bit."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
+from ddo_engine.spec import TrainingSettings
+from ddo_engine.state_file import SavedState, StateHeader
+
+
+@dataclass
+class DiagnosticsWindow:
+    """Sums of diagnostics since the last report, on the device and in float64.
+
+    Attributes:
+        names: What is summed, in order.
+        sums_K: One sum per name.
+        num_steps: Steps in the sums.
+    """
+
+    names: tuple[str, ...]
+    sums_K: Tensor
+    num_steps: int = 0
+
+    def add(self, values_K: Tensor) -> None:
+        """Add one step's values, in the order of the names."""
+        self.sums_K += values_K
+        self.num_steps += 1
+
+    def take_means(self) -> dict[str, float]:
+        """Return the means and start a new window."""
+        means = (self.sums_K / self.num_steps).tolist()
+        self.sums_K, self.num_steps = torch.zeros_like(self.sums_K), 0
+        return dict(zip(self.names, means, strict=True))
+
+
+@dataclass
+class TrainingState:
+    """What a trial changes. The reference model is no part of it.
+
+    Attributes:
+        target_model: The model being trained.
+        ema_model: Average of its weights, which is what gets evaluated and published.
+        optimizer: Over the target's parameters.
+        window: Diagnostics not yet reported.
+        step: Finished optimizer steps.
+        evaluated_step: Step of the last finished evaluation; 0 before the first.
+        best_fid: Lowest FID so far.
+    """
+
+    target_model: nn.Module
+    ema_model: nn.Module
+    optimizer: torch.optim.Adam
+    window: DiagnosticsWindow
+    step: int = 0
+    evaluated_step: int = 0
+    best_fid: float | None = field(default=None)
+
+    @classmethod
+    def fresh(cls, base_model: nn.Module, training: TrainingSettings, diagnostics: tuple[str, ...]) -> "TrainingState":
+        """Return the state at step 0: target and EMA are copies of the base.
+
+        Args:
+            base_model: In eval mode, which both copies keep: no dropout (arXiv:2503.01103, appendix C).
+            training: Adam's settings.
+            diagnostics: Names of what every step reports.
+        """
+        target_model = deepcopy(base_model).requires_grad_(True)
+        parameters = list(target_model.parameters())
+        device = parameters[0].device
+        return cls(
+            target_model=target_model,
+            ema_model=deepcopy(base_model).requires_grad_(False),
+            optimizer=torch.optim.Adam(parameters, lr=training.learning_rate, betas=training.adam_betas, fused=True),
+            window=DiagnosticsWindow(diagnostics, torch.zeros(len(diagnostics), dtype=torch.float64, device=device)),
+        )
+
+    def save(self, identity: dict[str, Any], kimg: float) -> SavedState:
+        """Return the state as a file holds it; tensors are shared, not copied."""
+        tensors = {f"target.{name}": tensor for name, tensor in self.target_model.state_dict().items()}
+        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        tensors["window"] = self.window.sums_K
+        header = StateHeader(
+            identity=identity,
+            step=self.step,
+            kimg=kimg,
+            evaluated_step=self.evaluated_step,
+            best_fid=self.best_fid,
+            window_steps=self.window.num_steps,
+            numerics=numerics_of(self.window.sums_K.device),
+        )
+        return SavedState(header, tensors)
+
+    def restore(self, saved: SavedState) -> None:
+        """Take up a saved state in the place of this one.
+
+        Raises:
+            CorruptCheckpoint: Its tensors are not those of this model.
+        """
+        try:
+            self.target_model.load_state_dict(_below("target.", saved.tensors), strict=True)
+            self.ema_model.load_state_dict(_below("ema.", saved.tensors), strict=True)
+            optimizer_state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in _below("optimizer.", saved.tensors).items():
+                index, moment = name.split(".")
+                optimizer_state.setdefault(int(index), {})[moment] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+            self.window.sums_K.copy_(saved.tensors["window"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise CorruptCheckpoint(
+                f"the training state's tensors are not those of this model: {error}", param="state"
+            ) from error
+        header = saved.header
+        self.window.num_steps = header.window_steps
+        self.step, self.evaluated_step, self.best_fid = header.step, header.evaluated_step, header.best_fid
+
+
+def numerics_of(device: torch.device) -> dict[str, str]:
+    """Return what decides the last bits of a run besides its spec: resuming elsewhere may change them."""
+    numerics = {"device": device.type, "torch": torch.__version__}
+    if device.type == "cuda":
+        return numerics | {"gpu": torch.cuda.get_device_name(device)}
+    return numerics | {"threads": str(torch.get_num_threads())}
+
+
+def check_belongs_to(saved: SavedState, identity: Mapping[str, Any]) -> None:
+    """Refuse a state of another run.
+
+    Raises:
+        IncompatibleInputs: Naming the settings that differ.
+    """
+    theirs, ours = _flat(saved.header.identity), _flat(identity)
+    differing = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    if differing:
+        first = differing[0]
+        others = f" (and {len(differing) - 1} more: {', '.join(differing[1:6])})" if len(differing) > 1 else ""
+        raise IncompatibleInputs(
+            f"the training state is of another run: {first} is {theirs.get(first)} there and {ours.get(first)} "
+            f"in the spec{others}. Give the state of this run, or none to start again",
+            param="state",
+        )
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{name}.{key}" if name else str(key))
+    return flat

@@ -1,0 +1,131 @@
+"""``python -m ddo_engine train``: read what the spec names, check that it fits together, and run the trial."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+
+from ddo_engine.batches import BatchSource, DataOrder, concatenated
+from ddo_engine.checkpoint import LoadedCheckpoint
+from ddo_engine.data import ImageDataset
+from ddo_engine.device import out_of_memory_blames
+from ddo_engine.errors import IncompatibleInputs
+from ddo_engine.evaluation import Evaluator
+from ddo_engine.inputs import (
+    check_features_fit_dataset,
+    check_grey_levels,
+    check_labels_can_be_drawn,
+    check_model_fits_dataset,
+    local_path,
+    open_checkpoint,
+    open_dataset,
+    open_feature_network,
+    verified_sha256,
+)
+from ddo_engine.log import log
+from ddo_engine.provenance import InputHashes, run_identity
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import TrainSpec
+from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
+from ddo_engine.state_file import SavedState, read_state
+from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
+from ddo_engine.trial import COMMON_DIAGNOSTICS, STATE_FILE, Trial
+
+
+def run(spec: TrainSpec, context: RunContext) -> None:
+    """Run a trial, from its state where there is one, else from the base checkpoint.
+
+    Raises:
+        EngineError: See :class:`ddo_engine.trial.Trial` and the loaders of the inputs.
+    """
+    state_path = _state_path(spec, context)
+    saved = None if state_path is None else read_state(state_path)
+    context.announce("train", None if saved is None else saved.header.kimg)
+    with out_of_memory_blames("training.batch_size"):
+        trial = _prepare(spec, context, saved)
+    context.stop.check()
+    trial.run()
+
+
+def _state_path(spec: TrainSpec, context: RunContext) -> Path | None:
+    if spec.state is not None:
+        verified_sha256(spec.state, "state")
+        return local_path(spec.state, "state")
+    in_workdir = context.workdir / STATE_FILE
+    return in_workdir if in_workdir.exists() else None
+
+
+def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> Trial:
+    base = open_checkpoint(spec.checkpoint, context.device)
+    dataset = open_dataset(spec.dataset)
+    check_model_fits_dataset(base.info, dataset.info)
+    check_grey_levels(dataset, spec.grey_levels)
+    hashes = _hash_inputs(spec)
+    if saved is not None:
+        check_belongs_to(saved, run_identity(spec, hashes))
+        _warn_of_other_numerics(saved, context.device)
+    evaluator = _evaluator(spec, context, base, dataset, hashes)
+    loss = _training_loss(spec, context, base, dataset)
+    state = TrainingState.fresh(base.model, spec.training, COMMON_DIAGNOSTICS + loss.diagnostics)
+    if saved is not None:
+        state.restore(saved)
+    return Trial(spec, context, base, hashes, loss, state, evaluator)
+
+
+def _hash_inputs(spec: TrainSpec) -> InputHashes:
+    shards = enumerate(spec.reference_set if spec.objective.kind == "ddo" else ())
+    return InputHashes(
+        base=verified_sha256(spec.checkpoint, "checkpoint"),
+        dataset=verified_sha256(spec.dataset, "dataset"),
+        reference_set=tuple(verified_sha256(shard, f"reference_set.{index}") for index, shard in shards),
+        feature_network=None
+        if spec.feature_network is None or spec.evaluation is None
+        else verified_sha256(spec.feature_network, "feature_network"),
+    )
+
+
+def _evaluator(
+    spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, dataset: ImageDataset, hashes: InputHashes
+) -> Evaluator | None:
+    if spec.evaluation is None or spec.feature_network is None:
+        return None
+    check_labels_can_be_drawn(base.info, spec.sampler, dataset.info)
+    features = open_feature_network(spec.feature_network, context.device)
+    check_features_fit_dataset(features, dataset.info)
+    return Evaluator(features, dataset, hashes.dataset, spec.sampler, spec.grey_levels, context.cache)
+
+
+def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, dataset: ImageDataset) -> TrainingLoss:
+    def batches(source: ImageDataset, stream: str) -> BatchSource:
+        order = DataOrder(len(source), spec.seed, stream)
+        return BatchSource(source, order, spec.training.batch_size, context.device)
+
+    real = batches(dataset, "real")
+    if spec.objective.kind == "mle":
+        return MLETrainingLoss(base.family, real, spec.training, spec.seed)
+    reference_model = deepcopy(base.model).requires_grad_(False)
+    fake = batches(_reference_set(spec, base), "fake")
+    return DDOTrainingLoss(base.family, reference_model, real, fake, spec.objective, spec.training, spec.seed)
+
+
+def _reference_set(spec: TrainSpec, base: LoadedCheckpoint) -> ImageDataset:
+    """Load the fakes through the same storage and the same loader as the data, so that only the images differ."""
+    shards = []
+    for index, file in enumerate(spec.reference_set):
+        param = f"reference_set.{index}"
+        shard = open_dataset(file, param)
+        check_model_fits_dataset(base.info, shard.info, param)
+        check_grey_levels(shard, spec.grey_levels, param)
+        shards.append(shard)
+    try:
+        return concatenated(shards)
+    except ValueError as error:
+        raise IncompatibleInputs(
+            f"the shards of the reference set are not of one set: {error}", param="reference_set"
+        ) from error
+
+
+def _warn_of_other_numerics(saved: SavedState, device: torch.device) -> None:
+    theirs, ours = dict(saved.header.numerics), numerics_of(device)
+    if theirs != ours:
+        log.warning("the state was written under %s, this is %s: results may differ in their last bits", theirs, ours)

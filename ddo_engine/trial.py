@@ -1,0 +1,182 @@
+"""One training run: DDO at one (alpha, beta), or plain MLE (``python -m ddo_engine train``).
+
+What happens after a step happens in a fixed order: diagnostics, evaluation (checkpoint file, its event, the numbers),
+then the training state. A state is therefore a point between the events before it and the events after it, and a run
+that goes on from it repeats exactly the latter, with the same values.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from ddo_engine.checkpoint import CheckpointManifest, LoadedCheckpoint, save_checkpoint
+from ddo_engine.device import out_of_memory_blames
+from ddo_engine.ema import ema_decay, update_ema
+from ddo_engine.errors import Interrupted, NonFiniteLoss
+from ddo_engine.evaluation import Evaluator
+from ddo_engine.events import ProgressReporter
+from ddo_engine.learning_rate import learning_rate_at
+from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
+from ddo_engine.run_context import RunContext
+from ddo_engine.schedule import Schedule
+from ddo_engine.spec import Evaluated, FileRole, Metric, TrainSpec
+from ddo_engine.state import TrainingState
+from ddo_engine.state_file import write_state
+from ddo_engine.training_loss import TrainingLoss
+
+STATE_FILE = "state.safetensors"
+COMMON_DIAGNOSTICS = ("loss", "gradient_norm")
+
+
+@dataclass
+class Trial:
+    """A training run, ready to go.
+
+    Attributes:
+        spec: What to do.
+        context: Where to do it, and whom to tell.
+        base: The checkpoint that it started from.
+        hashes: Of its inputs.
+        loss: What a step minimises.
+        state: What a step changes.
+        evaluator: None: no evaluations, one checkpoint at the end.
+    """
+
+    spec: TrainSpec
+    context: RunContext
+    base: LoadedCheckpoint
+    hashes: InputHashes
+    loss: TrainingLoss
+    state: TrainingState
+    evaluator: Evaluator | None
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """When what is due."""
+        return Schedule(self.spec.training)
+
+    @property
+    def kimg(self) -> float:
+        """Thousands of real images seen so far."""
+        return self.schedule.kimg_at(self.state.step)
+
+    def run(self) -> None:
+        """Train to the end from wherever the state is.
+
+        Raises:
+            Interrupted: A stop was requested; the state is on disk.
+            NonFiniteLoss: Loss, gradient or FID is NaN or infinite; nothing was overwritten.
+            OutOfMemory: The device ran out of memory.
+        """
+        training = self.spec.training
+        total_images = training.num_steps * training.batch_size
+        progress = ProgressReporter(self.context.events, "training", total_images)
+        try:
+            while True:
+                if self._evaluation_is_pending():
+                    self._evaluate()
+                    self._save_state()
+                progress.update(self.state.step * training.batch_size)
+                if self.state.step == training.num_steps:
+                    return
+                self.context.stop.check()
+                self._step()
+        except Interrupted:
+            self._save_state()
+            raise
+
+    def _step(self) -> None:
+        """Take one optimizer step and report what is due."""
+        with out_of_memory_blames("training.batch_size"):
+            values_K = self._optimize()
+        self.state.step += 1
+        self.state.window.add(values_K)
+        if self.schedule.reports_at(self.state.step):
+            values = self.state.window.take_means()
+            values["learning_rate"] = learning_rate_at(self.state.step - 1, self.spec.training)
+            self.context.events.emit(Metric(step=self.state.step, kimg=self.kimg, values=values))
+        if self.schedule.saves_state_at(self.state.step) and not self._evaluation_is_pending():
+            self._save_state()
+
+    def _optimize(self) -> torch.Tensor:
+        """Change the weights; return the diagnostics of the step in the order of their names."""
+        state, training = self.state, self.spec.training
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate_at(state.step, training)
+        state.optimizer.zero_grad(set_to_none=True)
+        loss, diagnostics = self.loss(state.target_model, state.step)
+        loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [parameter.grad for parameter in state.target_model.parameters() if parameter.grad is not None]
+        gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        numbers_K = torch.stack([loss.detach(), gradient_norm, *diagnostics])
+        # Looked at before the weights are touched: the last good state stays the last good state.
+        if not bool(torch.isfinite(numbers_K).all()):
+            raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
+        state.optimizer.step()
+        update_ema(state.ema_model, state.target_model, ema_decay(training.batch_size, training.ema_half_life_kimg))
+        return numbers_K.double()
+
+    def _evaluation_is_pending(self) -> bool:
+        step = self.state.step
+        if step in (0, self.state.evaluated_step):
+            return False
+        if self.evaluator is None:
+            return step == self.spec.training.num_steps
+        return self.schedule.evaluates_at(step)
+
+    def _evaluate(self) -> None:
+        """Measure the EMA weights, and keep them if they are the best so far."""
+        settings = self.spec.evaluation
+        if self.evaluator is None or settings is None:
+            self._save_checkpoint()
+        else:
+            progress = ProgressReporter(self.context.events, "evaluation", settings.num_samples)
+            progress.update(0)
+            with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
+                metrics = self.evaluator.evaluate(
+                    self.state.ema_model, self.base.family, settings, on_progress=progress.update
+                )
+            if not all(math.isfinite(value) for value in metrics.values()):
+                raise self._diverged("the evaluation of the EMA weights")
+            if self.state.best_fid is None or metrics["fid"] < self.state.best_fid:
+                self._save_checkpoint()
+                self.state.best_fid = metrics["fid"]
+            self.context.events.emit(
+                Evaluated(
+                    kimg=self.kimg,
+                    fingerprint=self.evaluator.fingerprint(settings),
+                    protocol=self.evaluator.protocol(settings),
+                    metrics=metrics,
+                )
+            )
+        self.state.evaluated_step = self.state.step
+
+    def _save_checkpoint(self) -> None:
+        """Write the EMA weights."""
+        provenance = trial_provenance(
+            self.spec, self.hashes, self.base.manifest.provenance, step=self.state.step, kimg=self.kimg
+        )
+        manifest = CheckpointManifest(
+            family=self.base.manifest.family, network=self.base.manifest.network, provenance=provenance
+        )
+        path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
+        save_checkpoint(path, self.state.ema_model, manifest)
+        info = manifest.model_dump(mode="json")
+        self.context.announce_file(FileRole.CHECKPOINT, path, kimg=self.kimg, info=info)
+
+    def _save_state(self) -> None:
+        """Write the state that the same command goes on from."""
+        path = self.context.workdir / STATE_FILE
+        write_state(path, self.state.save(run_identity(self.spec, self.hashes), self.kimg))
+        self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
+
+    def _diverged(self, what: str) -> NonFiniteLoss:
+        advice = "lower training.learning_rate"
+        if self.spec.objective.kind == "ddo":
+            advice += " or alpha, or raise beta"
+        return NonFiniteLoss(
+            f"{what} is not finite after {self.state.step} steps ({self.kimg:g} kimg): training diverged; {advice}",
+            param="training.learning_rate",
+        )
