@@ -16,15 +16,21 @@ class ServiceSettings(BaseSettings):
     database_url: SecretStr = Field(description="postgresql+psycopg://user:password@host:port/database")
     broker_url: SecretStr = Field(description="redis://:password@host:port/0")
     public_url: HttpUrl = Field(
-        default=HttpUrl("http://127.0.0.1:8000"), description="Where clients reach the API; base of locally signed URLs."
+        default=HttpUrl("http://127.0.0.1:8000"),
+        description="Where clients reach the API; base of locally signed URLs.",
     )
 
     storage_url: str = Field(description="file:///folder or s3://bucket/prefix")
     s3_endpoint_url: str | None = Field(default=None, description="S3-compatible endpoint; None: AWS.")
+    s3_public_endpoint_url: str | None = Field(
+        default=None, description="Where clients reach the S3 endpoint, for signed URLs; None: s3_endpoint_url."
+    )
     s3_region: str = "us-east-1"
     s3_access_key_id: SecretStr | None = Field(default=None, description="None: boto3's own credential chain.")
     s3_secret_access_key: SecretStr | None = None
-    url_signing_key: SecretStr | None = Field(default=None, description="HMAC key of locally signed URLs; file:// only.")
+    url_signing_key: SecretStr | None = Field(
+        default=None, description="HMAC key of locally signed URLs; file:// only."
+    )
     download_expiry_seconds: int = Field(default=900, ge=1, le=900)
 
     input_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
@@ -39,14 +45,27 @@ class ServiceSettings(BaseSettings):
     lease_seconds: float = Field(default=20.0, gt=0)
     heartbeat_seconds: float = Field(default=5.0, gt=0)
     reconcile_seconds: float = Field(default=5.0, gt=0)
+    poll_seconds: float = Field(default=1.0, gt=0, description="Worker: an idle one asks the database this often.")
+    stall_seconds: float = Field(default=1800.0, gt=0, description="Worker: an engine silent for so long is ended.")
     max_crashes: int = Field(default=3, ge=1, description="Crashes of a unit without progress that fail it.")
 
-    work_folder: Path = Field(default=Path("/tmp/ddo-worker"), description="Worker: spec, state and files of running units.")  # noqa: S108
-    cache_folder: Path | None = Field(default=None, description="Worker: fetched files by SHA-256; None: inside work_folder.")
-    cache_bytes: int = Field(default=200 * 2**30, ge=0, description="Worker: the cache is trimmed to this, oldest use first.")
-    engine_python: str | None = Field(default=None, description="Worker: Python that has torch; None: the worker's own.")
+    work_folder: Path = Field(
+        default=Path("/tmp/ddo-worker"),  # noqa: S108  (a worker makes its folders there unreadable for others)
+        description="Worker: spec, state and files of running units.",
+    )
+    cache_folder: Path | None = Field(
+        default=None, description="Worker: fetched files by SHA-256; None: inside work_folder."
+    )
+    cache_bytes: int = Field(
+        default=200 * 2**30, ge=0, description="Worker: the cache is trimmed to this, oldest use first."
+    )
+    engine_python: str | None = Field(
+        default=None, description="Worker: Python that has torch; None: the worker's own."
+    )
     engine_device: str = Field(default="auto", description="Worker: auto, cpu, cuda or cuda:N.")
-    engine_threads: int | None = Field(default=None, ge=1, description="Worker: CPU threads of the engine; None: torch's choice.")
+    engine_threads: int | None = Field(
+        default=None, ge=1, description="Worker: CPU threads of the engine; None: torch's choice."
+    )
     grace_seconds: float = Field(default=60.0, gt=0, description="Worker: from SIGTERM to SIGKILL of the engine.")
 
     log_level: str = "INFO"

@@ -5,6 +5,8 @@ from enum import StrEnum
 
 
 class JobStatus(StrEnum):
+    """Where a job stands."""
+
     VALIDATING = "validating"
     QUEUED = "queued"
     RUNNING = "running"
@@ -16,6 +18,8 @@ class JobStatus(StrEnum):
 
 
 class RoundStatus(StrEnum):
+    """Where a round of a job stands."""
+
     PENDING = "pending"
     GENERATING = "generating"
     TRAINING = "training"
@@ -26,6 +30,8 @@ class RoundStatus(StrEnum):
 
 
 class UnitStatus(StrEnum):
+    """Where a unit of work stands."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -34,6 +40,8 @@ class UnitStatus(StrEnum):
 
 
 class UnitKind(StrEnum):
+    """What a unit of work does."""
+
     VALIDATE = "validate"
     BASELINE = "baseline"
     REFERENCE = "reference"
@@ -60,23 +68,34 @@ class TerminationReason(StrEnum):
 
 Status = JobStatus | RoundStatus | UnitStatus
 
-TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    JobStatus.VALIDATING: frozenset({JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLING, JobStatus.CANCELLED}),
-    JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLING, JobStatus.CANCELLED}),
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
-    ),
-    JobStatus.PAUSED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.CANCELLED}),
-    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
-    RoundStatus.PENDING: frozenset(
-        {RoundStatus.GENERATING, RoundStatus.SELECTING, RoundStatus.FAILED, RoundStatus.CANCELLED}
-    ),
-    RoundStatus.GENERATING: frozenset({RoundStatus.TRAINING, RoundStatus.FAILED, RoundStatus.CANCELLED}),
-    RoundStatus.TRAINING: frozenset({RoundStatus.SELECTING, RoundStatus.FAILED, RoundStatus.CANCELLED}),
-    RoundStatus.SELECTING: frozenset({RoundStatus.COMPLETED, RoundStatus.FAILED, RoundStatus.CANCELLED}),
-    UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.CANCELLED}),
-    # back to queued: a lost worker, a preemption or a crash that may be retried
-    UnitStatus.RUNNING: frozenset({UnitStatus.QUEUED, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}),
+# One table per kind: members of different StrEnums with the same text are equal, and would share a key.
+TRANSITIONS: Mapping[type[Status], Mapping[Status, frozenset[Status]]] = {
+    JobStatus: {
+        JobStatus.VALIDATING: frozenset(
+            {JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLING, JobStatus.CANCELLED}
+        ),
+        JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.FAILED, JobStatus.CANCELLING, JobStatus.CANCELLED}),
+        JobStatus.RUNNING: frozenset(
+            {JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
+        ),
+        JobStatus.PAUSED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.CANCELLED}),
+        JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED}),
+    },
+    RoundStatus: {
+        RoundStatus.PENDING: frozenset(
+            {RoundStatus.GENERATING, RoundStatus.SELECTING, RoundStatus.FAILED, RoundStatus.CANCELLED}
+        ),
+        RoundStatus.GENERATING: frozenset({RoundStatus.TRAINING, RoundStatus.FAILED, RoundStatus.CANCELLED}),
+        RoundStatus.TRAINING: frozenset({RoundStatus.SELECTING, RoundStatus.FAILED, RoundStatus.CANCELLED}),
+        RoundStatus.SELECTING: frozenset({RoundStatus.COMPLETED, RoundStatus.FAILED, RoundStatus.CANCELLED}),
+    },
+    UnitStatus: {
+        UnitStatus.QUEUED: frozenset({UnitStatus.RUNNING, UnitStatus.CANCELLED}),
+        # back to queued: a lost worker, a preemption or a crash that may be retried
+        UnitStatus.RUNNING: frozenset(
+            {UnitStatus.QUEUED, UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANCELLED}
+        ),
+    },
 }
 
 JOB_ENDED = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
@@ -85,4 +104,4 @@ UNIT_ENDED = frozenset({UnitStatus.SUCCEEDED, UnitStatus.FAILED, UnitStatus.CANC
 
 def sources_of(target: Status) -> frozenset[Status]:
     """Return the statuses of the same kind from which ``target`` may be reached."""
-    return frozenset(source for source, targets in TRANSITIONS.items() if target in targets and type(source) is type(target))
+    return frozenset(source for source, targets in TRANSITIONS[type(target)].items() if target in targets)

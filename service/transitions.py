@@ -61,9 +61,15 @@ def move_round(session: Session, round_: Round, target: RoundStatus, **values: A
 
 
 def move_unit(
-    session: Session, unit_id: str, target: UnitStatus, *, attempt: int | None = None, told: dict[str, Any] | None = None, **values: Any
+    session: Session,
+    unit_id: str,
+    target: UnitStatus,
+    *,
+    attempt: int | None = None,
+    told: dict[str, Any] | None = None,
+    **values: Any,
 ) -> WorkUnit:
-    """Move a unit to ``target``.
+    """Move a unit to ``target``; ``running`` begins a new attempt.
 
     Args:
         attempt: The fencing token: the move happens only if the unit is still in this attempt.
@@ -78,7 +84,12 @@ def move_unit(
         guards.append(WorkUnit.attempt == attempt)
     if target in UNIT_ENDED:
         values["finished_at"] = func.clock_timestamp()
-    if target is not UnitStatus.RUNNING:
+    if target is UnitStatus.RUNNING:
+        values |= {
+            "attempt": WorkUnit.attempt + 1,
+            "started_at": func.coalesce(WorkUnit.started_at, func.clock_timestamp()),
+        }
+    else:
         values |= {"lease_owner": None, "lease_expires_at": None}
     unit = session.scalar(
         update(WorkUnit)
@@ -89,5 +100,7 @@ def move_unit(
     )
     if unit is None:
         raise LeaseLostError(unit_id)
-    add_event(session, unit.job_id, f"unit.{target}", unit_id=unit_id, kind=unit.kind, attempt=unit.attempt, **(told or {}))
+    add_event(
+        session, unit.job_id, f"unit.{target}", unit_id=unit_id, kind=unit.kind, attempt=unit.attempt, **(told or {})
+    )
     return unit

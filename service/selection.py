@@ -1,0 +1,66 @@
+"""Which checkpoint of a round is best. FIDs are compared only under one and the same protocol."""
+
+from ddo_engine.spec import EvaluationSettings, JobSpec
+from service.job_view import EvaluationView, JobView, RoundView
+from service.statuses import UnitKind
+
+
+class InconsistentRowsError(Exception):
+    """Rows that a decision needs are missing, or come from different protocols: a defect, not a bad job."""
+
+
+def confirm_protocol(spec: JobSpec) -> EvaluationSettings:
+    """Return the larger evaluation that decides between finalists."""
+    assert spec.confirm is not None
+    return spec.evaluation.model_copy(
+        update={"num_samples": spec.confirm.num_samples, "seed": spec.confirm.seed},
+    )
+
+
+def finalists(job: JobView, round_index: int) -> list[str]:
+    """Return the best checkpoint of each trial of a round, best first, ranked by the search protocol.
+
+    Raises:
+        InconsistentRowsError: The trials were measured under different protocols.
+    """
+    best: dict[str, EvaluationView] = {}
+    for row in _of_kind(job, UnitKind.TRIAL, round_index):
+        best[row.unit_id] = min(best.get(row.unit_id, row), row, key=_fid)
+    return [row.checkpoint_id for row in sorted(best.values(), key=_fid)]
+
+
+def fids(job: JobView, current: RoundView) -> tuple[dict[str, float], float]:
+    """Return the FIDs that decide a round: of its candidates by checkpoint id, and of its reference.
+
+    Raises:
+        InconsistentRowsError: Protocols differ, or a number is missing.
+    """
+    kind = UnitKind.TRIAL if job.spec.confirm is None else UnitKind.CONFIRM
+    rows = _of_kind(job, kind, current.index)
+    if not rows:
+        raise InconsistentRowsError(f"round {current.index} has no FID to decide by")
+    fingerprint = rows[0].fingerprint
+    reference = [
+        row for row in job.evaluations if row.checkpoint_id == current.reference_id and row.fingerprint == fingerprint
+    ]
+    if not reference:
+        raise InconsistentRowsError(
+            f"the reference of round {current.index} has no FID under protocol {fingerprint[:12]}"
+        )
+    return {row.checkpoint_id: _fid(row) for row in rows}, _fid(reference[0])
+
+
+def _of_kind(job: JobView, kind: UnitKind, round_index: int) -> list[EvaluationView]:
+    # In order of the grid, then of training: equal FIDs are decided the same way however the workers raced.
+    positions = {unit.id: unit.position for unit in job.units_of(kind, round_index)}
+    rows = [row for row in job.evaluations if row.unit_id in positions]
+    rows.sort(key=lambda row: (positions[row.unit_id], row.kimg))
+    if len({row.fingerprint for row in rows}) > 1:
+        raise InconsistentRowsError(f"round {round_index} was measured under more than one protocol")
+    return rows
+
+
+def _fid(row: EvaluationView) -> float:
+    if row.fid is None:
+        raise InconsistentRowsError(f"checkpoint {row.checkpoint_id} was evaluated without a FID")
+    return row.fid

@@ -1,0 +1,166 @@
+"""Jobs in a real database, and a worker without an engine: it claims units and reports made-up numbers."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy.orm import Session, sessionmaker
+
+from ddo_engine.spec import (
+    CheckpointInfo,
+    DatasetInfo,
+    Evaluated,
+    EvaluateSpec,
+    FileRef,
+    FileRole,
+    FileWritten,
+    JobSpec,
+    Report,
+    TrainSpec,
+)
+from service.job_view import JobInputs
+from service.keys import attempt_prefix, input_key, object_file
+from service.leases import Claim, claim, finish
+from service.lifecycle import advance
+from service.models import Job, Tenant
+from service.reports import finish_validation, record_artifact, record_checkpoint, record_evaluation
+from service.statuses import UnitKind
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def job_spec(**changes: object) -> JobSpec:
+    body = {
+        "base_checkpoint": "file:///inputs/base.safetensors",
+        "dataset": {"uri": "file:///inputs/data.zip", "grey_levels": 17},
+        "feature_network": "file:///inputs/features.safetensors",
+        "rounds": 2,
+        "grid": {"alpha": [2.0, 4.0], "beta": [0.5]},
+        "training": {
+            "kimg": 2.0,
+            "batch_size": 100,
+            "learning_rate": 1e-3,
+            "ema_half_life_kimg": 1.0,
+            "evaluate_every_kimg": 1.0,
+        },
+        "reference_set": {"num_samples": 101, "shards": 2},
+        "evaluation": {"num_samples": 50},
+        "seed": 7,
+    }
+    return JobSpec.model_validate(body | changes)
+
+
+def create_job(sessions: sessionmaker[Session], spec: JobSpec | None = None, *, tenant: str = "tenant") -> str:
+    """Store a job as the API does, and return its id."""
+    with sessions.begin() as session:
+        owner = session.query(Tenant).filter_by(name=tenant).one_or_none() or Tenant(name=tenant)
+        session.add(owner)
+        session.flush()
+        job = Job(tenant_id=owner.id, spec=(spec or job_spec()).model_dump(mode="json"))
+        session.add(job)
+        session.flush()
+        advance(session, job.id)
+        return job.id
+
+
+CHECKPOINT_INFO = CheckpointInfo(
+    family="edm", network="MLP", num_parameters=10, img_resolution=8, img_channels=1, label_dim=0
+)
+REPORT = Report(checkpoint=CHECKPOINT_INFO, dataset=DatasetInfo(num_images=10, img_resolution=8, img_channels=1))
+
+
+def inputs_of(claimed: Claim) -> JobInputs:
+    def stored(name: str) -> FileRef:
+        return object_file(input_key(claimed.tenant_id, sha256(name), ""), sha256=sha256(name), size_bytes=1)
+
+    return JobInputs(
+        checkpoint=stored("checkpoint"),
+        dataset=stored("dataset"),
+        feature_network=stored("features"),
+        checkpoint_info=CHECKPOINT_INFO,
+        dataset_info=REPORT.dataset,
+    )
+
+
+def file_written(role: FileRole, name: str, kimg: float | None = None) -> FileWritten:
+    return FileWritten(role=role, path=name, sha256=sha256(name), size_bytes=1, kimg=kimg)
+
+
+def evaluated(kimg: float, fid: float, num_samples: int) -> Evaluated:
+    protocol = {"num_samples": num_samples}
+    return Evaluated(kimg=kimg, fingerprint=sha256(str(protocol)), protocol=protocol, metrics={"fid": fid})
+
+
+@dataclass
+class RowWorker:
+    """Does units by writing their rows.
+
+    Attributes:
+        fid: From (round, trial position or -1 for the base, kimg, num_samples) to the FID reported.
+    """
+
+    sessions: sessionmaker[Session]
+    fid: Callable[[int, int, float, int], float]
+    done: list[Claim] = field(default_factory=list)
+    _origin: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+
+    def claim(self) -> Claim | None:
+        with self.sessions.begin() as session:
+            return claim(session, "row-worker", 30)
+
+    def step(self) -> Claim | None:
+        """Claim and do one unit; None if nothing waits."""
+        claimed = self.claim()
+        if claimed is not None:
+            self.do(claimed)
+        return claimed
+
+    def run(self) -> list[Claim]:
+        """Work until nothing waits."""
+        while self.step() is not None:
+            pass
+        return self.done
+
+    def do(self, claimed: Claim) -> None:
+        with self.sessions.begin() as session:
+            if claimed.kind is UnitKind.VALIDATE:
+                finish_validation(session, claimed, REPORT, inputs_of(claimed))
+            else:
+                if claimed.kind is UnitKind.REFERENCE:
+                    self._reference(session, claimed)
+                elif isinstance(claimed.spec, TrainSpec):
+                    self._train(session, claimed)
+                elif isinstance(claimed.spec, EvaluateSpec):
+                    self._evaluate(session, claimed, claimed.spec)
+                finish(session, claimed)
+        self.done.append(claimed)
+
+    def _key(self, claimed: Claim, name: str) -> str:
+        place = (claimed.round_index or 0, claimed.kind, claimed.position, claimed.attempt)
+        return f"{attempt_prefix(claimed.tenant_id, claimed.job_id, *place)}/{name}"
+
+    def _reference(self, session: Session, claimed: Claim) -> None:
+        event = file_written(FileRole.REFERENCE_SET, f"shard {claimed.round_index} {claimed.position}")
+        record_artifact(session, claimed, event, self._key(claimed, "shard.zip"))
+
+    def _train(self, session: Session, claimed: Claim) -> None:
+        spec, index = claimed.spec, claimed.round_index or 0
+        assert isinstance(spec, TrainSpec)
+        assert spec.evaluation is not None
+        for kimg in (1.0, 2.0):
+            name = f"weights {index} {claimed.position} {kimg}"
+            key = self._key(claimed, f"checkpoint-{kimg}.safetensors")
+            self._origin[key] = (index, claimed.position, kimg)
+            samples = spec.evaluation.num_samples
+            fid = self.fid(index, claimed.position, kimg, samples)
+            record_evaluation(session, claimed, evaluated(kimg, fid, samples))
+            record_checkpoint(session, claimed, file_written(FileRole.CHECKPOINT, name, kimg), key)
+
+    def _evaluate(self, session: Session, claimed: Claim, spec: EvaluateSpec) -> None:
+        key = str(spec.checkpoint.uri).removeprefix("object:")
+        index, position, kimg = self._origin.get(key, (0, -1, 0.0))
+        for settings in spec.evaluations:
+            fid = self.fid(index, position, kimg, settings.num_samples)
+            record_evaluation(session, claimed, evaluated(0.0, fid, settings.num_samples))
