@@ -163,7 +163,7 @@ def _require_same_tensors(path: Path, file: _OpenFile, expected: Mapping[str, Te
     found = set(file.keys())
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} does not belong to the network" for name in sorted(found - expected.keys())]
-    for name in expected.keys() & found:
+    for name in sorted(expected.keys() & found):
         view = file.get_slice(name)
         if tuple(view.get_shape()) != tuple(expected[name].shape):
             problems.append(f"{name} has shape {list(view.get_shape())}, not {list(expected[name].shape)}")
@@ -173,7 +173,7 @@ def _require_same_tensors(path: Path, file: _OpenFile, expected: Mapping[str, Te
         more = f" (and {len(problems) - 3} more like these)" if len(problems) > 3 else ""
         raise CorruptCheckpoint(
             f"the tensors of {path.name} are not those of the network in its manifest: "
-            f"{'; '.join(sorted(problems)[:3])}{more}; export the checkpoint again, with the configuration it was "
+            f"{'; '.join(problems[:3])}{more}; export the checkpoint again, with the configuration it was "
             "trained with"
         )
 

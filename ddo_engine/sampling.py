@@ -13,8 +13,8 @@ from ddo_engine.families import get_family
 from ddo_engine.families.protocol import Family, LabelledImages
 from ddo_engine.spec import LabelDistribution, SamplerSettings
 
-# The golden ratio's fractional part in units of 2^-64: integers make the labels the same on every machine.
-_GOLDEN_RATIO = 0x9E3779B97F4A7C15
+# In units of 2^-64: integers make the labels the same on every machine.
+_GOLDEN_RATIO = 0x19E3779B97F4A7C15
 
 
 def labels_for_seeds(

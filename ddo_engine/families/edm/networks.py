@@ -54,7 +54,7 @@ class SongUNetConfig(Settings):
     channel_mult_noise: int = Field(default=1, ge=1, le=64)
     encoder_type: Literal["standard", "residual"] = "standard"
     decoder_type: Literal["standard"] = "standard"
-    resample_filter: tuple[float, ...] = Field(default=(1, 1), min_length=2, max_length=16)
+    resample_filter: tuple[PositiveFloat, ...] = Field(default=(1, 1), min_length=2, max_length=16)
 
     @model_validator(mode="after")
     def _shapes_work_out(self) -> Self:
@@ -85,8 +85,14 @@ def build_network(config: dict[str, Any]) -> PreconditionedDenoiser:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in ("network", *first["loc"]))
-        raise CorruptCheckpoint(
-            f"the checkpoint's manifest describes a network that cannot be built: {where}: {first['msg']}; "
-            "correct the manifest's 'network' and save the checkpoint again",
-            param=where,
-        ) from error
+        raise _unbuildable(where, first["msg"]) from error
+    except ValueError as error:  # torch's own checks, such as channels that do not divide into groups
+        raise _unbuildable("network", str(error)) from error
+
+
+def _unbuildable(where: str, reason: str) -> CorruptCheckpoint:
+    return CorruptCheckpoint(
+        f"the checkpoint's manifest describes a network that cannot be built: {where}: {reason}; "
+        "correct the manifest's 'network' and save the checkpoint again",
+        param=where,
+    )
