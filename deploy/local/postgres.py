@@ -89,6 +89,11 @@ class PostgresServer:
         """Return an autocommit connection, for administration."""
         return psycopg.connect(self.url(database).replace("+psycopg", ""), connect_timeout=5, autocommit=True)
 
+    def has_database(self, name: str) -> bool:
+        """Say whether there is a database of that name."""
+        with self.connect() as connection:
+            return bool(connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone())
+
     def create_database(self, name: str, *, template: str = "template1") -> str:
         """Create a database as a copy of ``template``, which nobody may be using; return its URL."""
         with self.connect() as connection:
