@@ -39,7 +39,8 @@ def make_deterministic() -> None:
     """
     # cuBLAS reads it when CUDA starts, so this must run before the first CUDA call.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # The same switch as use_deterministic_algorithms(True), which also imports the compiler: over a second.
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, no bits
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True

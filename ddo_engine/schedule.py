@@ -30,7 +30,7 @@ class Schedule:
     def reports_at(self, step: int) -> bool:
         """Tell whether a window of diagnostics ends: some twenty times in a run."""
         last = self.training.num_steps
-        return step * METRIC_WINDOWS // last > (step - 1) * METRIC_WINDOWS // last
+        return step > 0 and step * METRIC_WINDOWS // last > (step - 1) * METRIC_WINDOWS // last
 
     def _passes_multiple_of(self, kimg: float, step: int) -> bool:
         images, batch_size = kimg * 1000, self.training.batch_size

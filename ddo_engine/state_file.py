@@ -53,7 +53,8 @@ class SavedState:
 def write_state(path: Path, state: SavedState) -> None:
     """Write a state atomically; the same state gives the same bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    header = state.header.model_dump(mode="json")
+    # A string in the JSON, not an object: the digest is of these very characters.
+    header = json.dumps(state.header.model_dump(mode="json"), sort_keys=True)
     content = json.dumps({"header": header, "sha256": _digest(header, tensors)}, sort_keys=True)
     write_atomically(path, lambda temporary: save_file(tensors, temporary, {_HEADER_KEY: content}))
 
@@ -75,8 +76,8 @@ def read_state(path: Path) -> SavedState:
         header, sha256 = content["header"], content["sha256"]
         if _digest(header, tensors) != sha256:
             raise _damaged(path, "its content does not match its SHA-256")
-        return SavedState(StateHeader.model_validate(header), tensors)
-    except (KeyError, TypeError, ValueError, RecursionError, ValidationError) as error:
+        return SavedState(StateHeader.model_validate_json(header), tensors)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ValidationError) as error:
         if isinstance(error, CorruptCheckpoint):
             raise
         raise _damaged(path, f"it has no readable {_HEADER_KEY} header") from error
@@ -89,8 +90,8 @@ def _damaged(path: Path, reason: str) -> CorruptCheckpoint:
     )
 
 
-def _digest(header: Any, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -108,8 +108,8 @@ class Trial:
         state.optimizer.zero_grad(set_to_none=True)
         loss, diagnostics = self.loss(state.target_model, state.step)
         loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [parameter.grad for parameter in state.target_model.parameters() if parameter.grad is not None]
-        gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        parameters = state.optimizer.param_groups[0]["params"]
+        gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         numbers_K = torch.stack([loss.detach(), gradient_norm, *diagnostics])
         # Looked at before the weights are touched: the last good state stays the last good state.
         if not bool(torch.isfinite(numbers_K).all()):
