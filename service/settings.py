@@ -80,4 +80,4 @@ class ServiceSettings(BaseSettings):
 @lru_cache
 def settings() -> ServiceSettings:
     """Return the process's settings, read once."""
-    return ServiceSettings()  # type: ignore[call-arg]
+    return ServiceSettings()

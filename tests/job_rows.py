@@ -11,6 +11,7 @@ from ddo_engine.spec import (
     DatasetInfo,
     Evaluated,
     EvaluateSpec,
+    EvaluationSettings,
     FileRef,
     FileRole,
     FileWritten,
@@ -88,8 +89,8 @@ def file_written(role: FileRole, name: str, kimg: float | None = None) -> FileWr
     return FileWritten(role=role, path=name, sha256=sha256(name), size_bytes=1, kimg=kimg)
 
 
-def evaluated(kimg: float, fid: float, num_samples: int) -> Evaluated:
-    protocol = {"num_samples": num_samples}
+def evaluated(kimg: float, fid: float, settings: EvaluationSettings) -> Evaluated:
+    protocol = {"num_samples": settings.num_samples, "seed": settings.seed}
     return Evaluated(kimg=kimg, fingerprint=sha256(str(protocol)), protocol=protocol, metrics={"fid": fid})
 
 
@@ -155,7 +156,7 @@ class RowWorker:
             self._origin[key] = (index, claimed.position, kimg)
             samples = spec.evaluation.num_samples
             fid = self.fid(index, claimed.position, kimg, samples)
-            record_evaluation(session, claimed, evaluated(kimg, fid, samples))
+            record_evaluation(session, claimed, evaluated(kimg, fid, spec.evaluation))
             record_checkpoint(session, claimed, file_written(FileRole.CHECKPOINT, name, kimg), key)
 
     def _evaluate(self, session: Session, claimed: Claim, spec: EvaluateSpec) -> None:
@@ -163,4 +164,4 @@ class RowWorker:
         index, position, kimg = self._origin.get(key, (0, -1, 0.0))
         for settings in spec.evaluations:
             fid = self.fid(index, position, kimg, settings.num_samples)
-            record_evaluation(session, claimed, evaluated(0.0, fid, settings.num_samples))
+            record_evaluation(session, claimed, evaluated(0.0, fid, settings))

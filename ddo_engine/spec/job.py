@@ -1,6 +1,6 @@
 """A finetuning job: the body of ``POST /jobs``."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -41,3 +41,12 @@ class JobSpec(Settings):
     @classmethod
     def _fill_from_preset(cls, value: object) -> object:
         return with_preset(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _samples_have_neighbours(self) -> Self:
+        neighbours = self.evaluation.neighbours or 0
+        if self.evaluation.num_samples <= neighbours:
+            raise ValueError(f"evaluation.num_samples: give more samples than neighbours ({neighbours})")
+        if self.confirm is not None and self.confirm.num_samples <= neighbours:
+            raise ValueError(f"confirm.num_samples: give more samples than evaluation.neighbours ({neighbours})")
+        return self

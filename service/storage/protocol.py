@@ -37,6 +37,8 @@ class ObjectStore(Protocol):
         """Upload ``path`` under ``key``; returns once the store holds all of it.
 
         Args:
+            key: Where the object will be found.
+            path: A finished file.
             sha256: Hex digest of the file, checked by the store where it can.
 
         Raises:

@@ -1,0 +1,144 @@
+"""Creating jobs: the body to a spec, the inputs checked, the row inserted once per idempotency key."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session, sessionmaker
+
+from ddo_engine.presets import with_preset
+from ddo_engine.spec import JobSpec
+from service import lifecycle
+from service.api.jobs import repository
+from service.api.problems import FieldError, Unavailable, Unprocessable
+from service.api.validation import converted, field_names, unprocessable
+from service.models import Job
+from service.sources import InputUnavailable, SourceError, Sources
+
+_FIELDS = field_names(JobSpec)
+
+
+@dataclass(frozen=True)
+class Created:
+    """A job, whether this request made it, and the units to ring for after the commit."""
+
+    job: Job
+    is_new: bool
+    unit_ids: list[str]
+
+
+@dataclass(frozen=True)
+class InputSizes:
+    """Bytes of a job's inputs."""
+
+    base_checkpoint: int
+    dataset: int
+    feature_network: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.base_checkpoint + self.dataset + self.feature_network
+
+
+def parse_spec(body: Any) -> JobSpec:
+    """Return the job that a body describes, preset filled in.
+
+    Raises:
+        Unprocessable: With every wrong field.
+    """
+    try:
+        spec = JobSpec.model_validate(body)
+    except ValidationError as error:
+        raise unprocessable(error.errors(), fields=_FIELDS) from error
+    errors = converted(with_preset(body), spec.model_dump(mode="json"))
+    if errors:
+        raise Unprocessable(f"{errors[0].param}: {errors[0].message}", param=errors[0].param, errors=errors)
+    return spec
+
+
+def check_inputs(spec: JobSpec, sources: Sources) -> InputSizes:
+    """Return the sizes of the three inputs.
+
+    Raises:
+        Unprocessable: One of them is not allowed, missing or too large; all such are listed.
+        Unavailable: A store did not answer.
+    """
+    uris = {
+        "base_checkpoint": spec.base_checkpoint,
+        "dataset.uri": spec.dataset.uri,
+        "feature_network": spec.feature_network,
+    }
+    sizes: list[int] = []
+    errors: list[FieldError] = []
+    for param, uri in uris.items():
+        try:
+            sizes.append(sources.check(uri))
+        except InputUnavailable as error:
+            raise Unavailable(
+                f"{param}: {error}", code=error.code, param=param, headers={"Retry-After": "10"}
+            ) from error
+        except SourceError as error:
+            errors.append(
+                FieldError(param=param, code=error.code, message=f"{str(error)[:1].upper()}{str(error)[1:]}.")
+            )
+    if errors:
+        first = errors[0]
+        raise Unprocessable(f"{first.param}: {first.message}", code=first.code, param=first.param, errors=errors)
+    return InputSizes(*sizes)
+
+
+def request_hash(body: Mapping[str, Any]) -> str:
+    """Return a hash of the body that does not depend on the order of fields or on white space."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def create_job(
+    sessions: sessionmaker[Session],
+    sources: Sources,
+    tenant_id: str,
+    body: Any,
+    *,
+    idempotency_key: str | None,
+) -> Created:
+    """Create the job, or return the one that the same key and body made before. Committed on return.
+
+    Raises:
+        Unprocessable: The body or an input is wrong, or the key was used with another body.
+    """
+    spec = parse_spec(body)
+    hashed = request_hash(body)
+    if idempotency_key is not None:
+        with sessions() as session:
+            before = repository.find_by_idempotency_key(session, tenant_id, idempotency_key)
+        if before is not None:
+            return _replayed(before, hashed)
+    check_inputs(spec, sources)
+    with sessions.begin() as session:
+        job_id = repository.insert_job(
+            session,
+            tenant_id,
+            spec=spec.model_dump(mode="json"),
+            idempotency_key=idempotency_key,
+            request_hash=hashed,
+        )
+        if job_id is not None:
+            unit_ids = lifecycle.advance(session, job_id)
+            return Created(repository.find_job(session, tenant_id, job_id), is_new=True, unit_ids=unit_ids)
+        assert idempotency_key is not None
+        winner = repository.find_by_idempotency_key(session, tenant_id, idempotency_key)
+        assert winner is not None
+        return _replayed(winner, hashed)
+
+
+def _replayed(job: Job, hashed: str) -> Created:
+    if job.request_hash != hashed:
+        raise Unprocessable(
+            "This Idempotency-Key was used with another body: send the same body, or a new key.",
+            code="idempotency_mismatch",
+            param="Idempotency-Key",
+        )
+    return Created(job, is_new=False, unit_ids=[])

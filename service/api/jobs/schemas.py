@@ -1,0 +1,92 @@
+"""Jobs as clients see them."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, WithJsonSchema
+
+from service.statuses import JobStatus, TerminationReason, UnitKind
+
+SPEC_SCHEMA = "JobSpec"
+StoredSpec = Annotated[dict[str, Any], WithJsonSchema({"$ref": f"#/components/schemas/{SPEC_SCHEMA}"})]
+
+
+class JobError(BaseModel):
+    """Why a job failed, and what to do."""
+
+    code: str = Field(examples=["invalid_dataset"])
+    message: str
+    param: str | None = Field(default=None, description="The field of the job to blame, where there is one.")
+
+
+class RunningUnit(BaseModel):
+    """What a worker is doing now."""
+
+    unit_id: str
+    kind: UnitKind
+    round_index: int | None
+    position: int = Field(description="A trial's index, a shard's number, …")
+    phase: str | None = Field(default=None, description="What the unit itself says it is doing.")
+    done: int | None = None
+    total: int | None = None
+    unit: str | None = Field(default=None, description="What is counted: images, steps, …")
+    images_per_second: float | None = None
+
+
+class Progress(BaseModel):
+    """How far a job is. A job that stops improving ends before all planned units."""
+
+    fraction: float = Field(ge=0, le=1, description="Share of the planned network evaluations that are done.")
+    units_done: int
+    units_planned: int
+    running: list[RunningUnit]
+
+
+class JobSummary(BaseModel):
+    """A job in a list. FIDs are under the confirm protocol if the job has one, else under the search protocol."""
+
+    id: str = Field(examples=["job_0198f3a1b2c3d4e5f60718293a"])
+    name: str | None
+    preset: str | None
+    status: JobStatus
+    termination_reason: TerminationReason | None
+    error: JobError | None
+    base_fid: float | None = Field(description="FID of the base checkpoint; null until it was measured.")
+    best_fid: float | None = Field(description="Lowest FID so far, the base's included.")
+    best_checkpoint_id: str | None
+    improvement_percent: float | None = Field(description="How far best_fid lies below base_fid.", examples=[42.5])
+    rounds_completed: int = Field(description="Finished rounds, not counting round 0.")
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class JobDetail(JobSummary):
+    """A job with everything that it was told, and how far it is."""
+
+    spec: StoredSpec = Field(description="The job as accepted, preset filled in.")
+    progress: Progress
+
+
+class StorageEstimate(BaseModel):
+    """Upper bounds; the reference sets, whose image size is known only once the dataset was read, come on top."""
+
+    checkpoints: int = Field(description="Checkpoints at most: one for each evaluation, and the base.")
+    checkpoint_bytes: int
+    state_bytes: int = Field(description="Newest training state of every trial.")
+    input_bytes: int = Field(description="Base checkpoint, dataset and feature network.")
+    total_bytes: int
+
+
+class JobPlan(BaseModel):
+    """What the job would do if no round stopped it early. Nothing was created."""
+
+    spec: StoredSpec = Field(description="The job as it would be accepted, preset filled in.")
+    units: dict[UnitKind, int] = Field(description="Units of work by kind.")
+    trials: int
+    trained_images: int = Field(description="Real images that all trials see; as many fakes come with them.")
+    generated_images: int = Field(description="Sampled images: reference sets and evaluations.")
+    network_evaluations: int = Field(
+        description="Forward passes on one image, a training step counted as 3 for the target and 1 for the reference."
+    )
+    storage: StorageEstimate

@@ -1,0 +1,106 @@
+"""From rows to what clients see of a job."""
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from ddo_engine.spec import JobSpec
+from service.api.jobs import repository
+from service.api.jobs.estimate import UnitCost, estimate, unit_cost
+from service.api.jobs.operations import InputSizes
+from service.api.jobs.repository import RunningRow, Standing
+from service.api.jobs.schemas import JobDetail, JobPlan, JobSummary, Progress, RunningUnit, StorageEstimate
+from service.models import Job
+from service.statuses import JobStatus, UnitKind
+
+
+def summary(job: Job, standing: Standing) -> JobSummary:
+    """Return a job as a list shows it."""
+    return JobSummary.model_validate(_shared(job, standing))
+
+
+def detail(session: Session, job: Job) -> JobDetail:
+    """Return a job with its spec and progress."""
+    standing = repository.standings(session, [job.id])[job.id]
+    return JobDetail.model_validate({**_shared(job, standing), "spec": job.spec, "progress": _progress(session, job)})
+
+
+def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
+    """Return what a dry run answers."""
+    size = estimate(spec, checkpoint_bytes=sizes.base_checkpoint)
+    return JobPlan(
+        spec=spec.model_dump(mode="json"),
+        units={UnitKind(kind): count for kind, count in size.units.items()},
+        trials=size.trials,
+        trained_images=size.trained_images,
+        generated_images=size.generated_images,
+        network_evaluations=size.network_evaluations,
+        storage=StorageEstimate(
+            checkpoints=size.checkpoints,
+            checkpoint_bytes=size.checkpoint_bytes,
+            state_bytes=size.state_bytes,
+            input_bytes=sizes.total,
+            total_bytes=size.checkpoint_bytes + size.state_bytes + sizes.total,
+        ),
+    )
+
+
+def _shared(job: Job, standing: Standing) -> dict[str, Any]:
+    base, best = standing.base_fid, standing.best_fid
+    improvement = 100 * (base - best) / base if base and best is not None else None
+    return {
+        "id": job.id,
+        "name": job.spec.get("name"),
+        "preset": job.spec.get("preset"),
+        "status": job.status,
+        "termination_reason": job.termination_reason,
+        "error": job.error,
+        "base_fid": base,
+        "best_fid": best,
+        "best_checkpoint_id": standing.best_checkpoint_id,
+        "improvement_percent": improvement,
+        "rounds_completed": standing.rounds_completed,
+        "created_at": job.created_at,
+        "started_at": job.started_at,
+        "finished_at": job.finished_at,
+    }
+
+
+def _progress(session: Session, job: Job) -> Progress:
+    spec = JobSpec.model_validate(job.spec)
+    whole, cost = estimate(spec, checkpoint_bytes=0), unit_cost(spec)
+    succeeded = repository.succeeded_units(session, job.id)
+    running = repository.running_units(session, job.id)
+    done = sum(count * cost.of(kind) for kind, count in succeeded.items())
+    done += sum(_done_of(row, cost, spec) for row in running)
+    fraction = 1.0 if job.status == JobStatus.SUCCEEDED else min(done / whole.network_evaluations, 1.0)
+    return Progress(
+        fraction=fraction,
+        units_done=sum(succeeded.values()),
+        units_planned=sum(whole.units.values()),
+        running=[_running(row) for row in running],
+    )
+
+
+def _done_of(row: RunningRow, cost: UnitCost, spec: JobSpec) -> float:
+    told = row.unit.progress or {}
+    share = told["done"] / told["total"] if told.get("total") else 0.0
+    if row.unit.kind == UnitKind.TRIAL and told.get("phase") != "training":
+        # its evaluations count from zero each; the saved state tells how far the whole trial is
+        share = (row.unit.state_kimg or 0.0) / spec.training.kimg
+    return min(share, 1.0) * cost.of(row.unit.kind)
+
+
+def _running(row: RunningRow) -> RunningUnit:
+    told = row.unit.progress or {}
+    return RunningUnit(
+        unit_id=row.unit.id,
+        kind=UnitKind(row.unit.kind),
+        round_index=row.round_index,
+        position=row.unit.position,
+        phase=told.get("phase"),
+        done=told.get("done"),
+        total=told.get("total"),
+        unit=told.get("unit"),
+        images_per_second=told.get("images_per_second"),
+    )

@@ -1,0 +1,26 @@
+"""``/presets``: named settings to start a job from."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from ddo_engine.presets import PRESETS
+from service.api.dependencies import CallerDep
+from service.api.pages import Listed
+from service.api.problems import Unauthorized, documented
+
+router = APIRouter(tags=["presets"])
+
+
+class Preset(BaseModel):
+    """Settings that are known to work together; a job that names the preset takes what it does not say itself."""
+
+    name: str = Field(examples=["digits"])
+    settings: dict[str, Any]
+
+
+@router.get("/presets", responses=documented(Unauthorized))
+def list_presets(_: CallerDep) -> Listed[Preset]:
+    """List the presets by name."""
+    return Listed(data=[Preset(name=name, settings=dict(PRESETS[name])) for name in sorted(PRESETS)])

@@ -1,0 +1,88 @@
+"""Which FIDs of a job may be ranked together, and in which order: one SQL query that every endpoint builds on.
+
+A job ranks by its confirm protocol if it has one, else by its search protocol. Of the evaluations under that
+protocol only those with one fingerprint count: the base's, since everything is judged against the base.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Float, Subquery, case, func, select
+from sqlalchemy.sql.elements import ColumnElement
+
+from service.models import Checkpoint, Evaluation, Job, Round, WorkUnit
+from service.statuses import UnitKind
+
+FID: ColumnElement[float] = Evaluation.metrics["fid"].astext.cast(Float(53))
+
+
+def _of_ranking_protocol(field: str) -> ColumnElement[bool]:
+    # a job without confirm holds a JSON null there, below which every path is SQL NULL
+    wanted = func.coalesce(Job.spec[("confirm", field)].astext, Job.spec[("evaluation", field)].astext)
+    matches: ColumnElement[bool] = Evaluation.protocol[field].astext == wanted
+    return matches
+
+
+def ranked_checkpoints(job_ids: Sequence[str]) -> Subquery:
+    """Return a subquery of the checkpoints that have a rank, one row each.
+
+    Columns: ``job_id``, ``checkpoint_id``, ``evaluation_id``, ``fid``, ``is_base``, ``rank`` (1 is the lowest FID;
+    equal ones in order of round, trial and kimg, as the planner decides them).
+    """
+    is_base = Checkpoint.unit_id.is_(None)
+    candidates = (
+        select(
+            Evaluation.job_id,
+            Evaluation.checkpoint_id,
+            Evaluation.id.label("evaluation_id"),
+            Evaluation.fingerprint,
+            FID.label("fid"),
+            is_base.label("is_base"),
+            Round.round_index,
+            func.coalesce(WorkUnit.position, 0).label("position"),
+            Checkpoint.kimg,
+            func.first_value(Evaluation.fingerprint)
+            .over(
+                partition_by=Evaluation.job_id,
+                order_by=(case((is_base, 0), else_=1), Evaluation.created_at, Evaluation.id),
+            )
+            .label("judge"),
+            # a checkpoint that two units measured counts once
+            func.row_number()
+            .over(partition_by=(Evaluation.checkpoint_id, Evaluation.fingerprint), order_by=Evaluation.id)
+            .label("copy"),
+        )
+        .join(Job, Job.id == Evaluation.job_id)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .join(Round, Round.id == Checkpoint.round_id)
+        .outerjoin(WorkUnit, WorkUnit.id == Checkpoint.unit_id)
+        .where(Evaluation.job_id.in_(job_ids), _of_ranking_protocol("num_samples"), _of_ranking_protocol("seed"))
+        .where(FID.is_not(None))
+        .subquery()
+    )
+    once = select(candidates).where(candidates.c.fingerprint == candidates.c.judge, candidates.c.copy == 1).subquery()
+    order = (once.c.fid, once.c.round_index, once.c.position, once.c.kimg)
+    return select(
+        once.c.job_id,
+        once.c.checkpoint_id,
+        once.c.evaluation_id,
+        once.c.fid,
+        once.c.is_base,
+        func.row_number().over(partition_by=once.c.job_id, order_by=order).label("rank"),
+    ).subquery()
+
+
+def best_of_trials(round_ids: Sequence[str]) -> Subquery:
+    """Return a subquery of each trial's best kept evaluation by the search protocol: ``unit_id``, ``evaluation_id``."""
+    order = (FID, Evaluation.kimg)
+    ranked = (
+        select(
+            Evaluation.unit_id,
+            Evaluation.id.label("evaluation_id"),
+            func.row_number().over(partition_by=Evaluation.unit_id, order_by=order).label("rank"),
+        )
+        .join(WorkUnit, WorkUnit.id == Evaluation.unit_id)
+        .where(WorkUnit.round_id.in_(round_ids), WorkUnit.kind == UnitKind.TRIAL)
+        .where(Evaluation.checkpoint_id.is_not(None), FID.is_not(None))
+        .subquery()
+    )
+    return select(ranked.c.unit_id, ranked.c.evaluation_id).where(ranked.c.rank == 1).subquery()

@@ -1,0 +1,89 @@
+"""The round chain as clients see it."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from service.statuses import RoundStatus, UnitStatus
+
+
+class Measured(BaseModel):
+    """Numbers of one evaluation."""
+
+    evaluation_id: str
+    checkpoint_id: str | None
+    kimg: float
+    fid: float
+    precision: float | None
+    recall: float | None
+    num_samples: int | None = Field(description="Images behind the numbers.")
+    fingerprint: str = Field(description="Hash of the protocol; numbers with different ones must not be compared.")
+
+
+class TrialError(BaseModel):
+    """Why a trial failed."""
+
+    code: str | None
+    message: str | None
+
+
+class Trial(BaseModel):
+    """One cell of the grid."""
+
+    trial_index: int
+    alpha: float
+    beta: float
+    status: UnitStatus
+    unit_id: str
+    attempt: int = Field(description="How often a worker took it up.")
+    best_fid: float | None = Field(description="Lowest FID of its evaluations so far, by the search protocol.")
+    best_kimg: float | None = Field(description="Where in its training that was.")
+    best: Measured | None
+    confirmed: Measured | None = Field(
+        description="The same checkpoint under the confirm protocol, if it was a finalist."
+    )
+    progress: dict[str, Any] | None = Field(description="What the unit last said: phase, done, total, unit.")
+    error: TrialError | None
+
+
+class Winner(BaseModel):
+    """The best checkpoint of a round: the next round's reference if it beats the last one."""
+
+    checkpoint_id: str
+    trial_index: int | None = Field(description="Null in round 0.")
+    alpha: float | None
+    beta: float | None
+    kimg: float
+    measured: Measured | None = Field(description="By the protocol that the job ranks with.")
+
+
+class Round(BaseModel):
+    """One round; round 0 is the base checkpoint under the job's protocols."""
+
+    round_index: int
+    status: RoundStatus
+    reference_checkpoint_id: str | None = Field(description="What the trials start from and are told apart from.")
+    reference_fid: float | None = Field(description="Its FID by the protocol that the job ranks with.")
+    best_fid: float | None = Field(description="The winner's FID by the same protocol; null until there is one.")
+    winner: Winner | None
+    trials: list[Trial]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class TrainingPoint(BaseModel):
+    """Training diagnostics at one point, averaged since the point before."""
+
+    step: int
+    kimg: float
+    values: dict[str, float] = Field(examples=[{"loss": 1.37, "real_ratio": 0.4, "fake_ratio": -0.6}])
+
+
+class TrialMetrics(BaseModel):
+    """A trial's curves, in order of kimg."""
+
+    training: list[TrainingPoint]
+    evaluations: list[Measured]
+    has_more: bool
+    next_since_kimg: float | None = Field(description="Pass as `since_kimg` for what comes next; null at the end.")

@@ -1,0 +1,69 @@
+"""From rows to what clients see of rounds."""
+
+from service.api.measured import measured
+from service.api.rounds import schemas
+from service.api.rounds.repository import Chain
+from service.models import Evaluation, Round, Trial, WorkUnit
+from service.statuses import RoundStatus, UnitStatus
+
+
+def rounds(chain: Chain) -> list[schemas.Round]:
+    """Return the rounds in order."""
+    return [_round(chain, row) for row in chain.rounds]
+
+
+def _round(chain: Chain, row: Round) -> schemas.Round:
+    winner = _winner(chain, row)
+    reference = chain.ranked.get(row.reference_checkpoint_id or "")
+    return schemas.Round(
+        round_index=row.round_index,
+        status=RoundStatus(row.status),
+        reference_checkpoint_id=row.reference_checkpoint_id,
+        reference_fid=None if reference is None else reference.metrics["fid"],
+        best_fid=winner.measured.fid if winner is not None and winner.measured is not None else None,
+        winner=winner,
+        trials=[_trial(chain, trial, unit) for trial, unit in chain.trials[row.id]],
+        created_at=row.created_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _winner(chain: Chain, row: Round) -> schemas.Winner | None:
+    if row.winner_checkpoint_id is None:
+        return None
+    checkpoint = chain.winners[row.winner_checkpoint_id]
+    trial = next((trial for trial, _ in chain.trials[row.id] if trial.unit_id == checkpoint.unit_id), None)
+    return schemas.Winner(
+        checkpoint_id=checkpoint.id,
+        trial_index=None if trial is None else trial.trial_index,
+        alpha=None if trial is None else trial.alpha,
+        beta=None if trial is None else trial.beta,
+        kimg=checkpoint.kimg,
+        measured=_measured(chain.ranked.get(checkpoint.id), kimg=checkpoint.kimg),
+    )
+
+
+def _trial(chain: Chain, trial: Trial, unit: WorkUnit) -> schemas.Trial:
+    best = chain.best.get(unit.id)
+    ranked = chain.ranked.get(best.checkpoint_id or "") if best is not None else None
+    is_confirmed = ranked is not None and ranked.unit_id != unit.id
+    return schemas.Trial(
+        trial_index=trial.trial_index,
+        alpha=trial.alpha,
+        beta=trial.beta,
+        status=UnitStatus(unit.status),
+        unit_id=unit.id,
+        attempt=unit.attempt,
+        best_fid=None if best is None else best.metrics["fid"],
+        best_kimg=None if best is None else best.kimg,
+        best=_measured(best),
+        confirmed=_measured(ranked, kimg=best.kimg) if best is not None and is_confirmed else None,
+        progress=unit.progress,
+        error=schemas.TrialError(code=unit.error.get("code"), message=unit.error.get("message"))
+        if unit.error
+        else None,
+    )
+
+
+def _measured(row: Evaluation | None, *, kimg: float | None = None) -> schemas.Measured | None:
+    return None if row is None else measured(row, kimg=kimg)
