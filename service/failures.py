@@ -21,17 +21,10 @@ FINAL_CODES: Mapping[str, TerminationReason] = MappingProxyType(
     }
 )
 
+# The engine's own messages say what to do; these ends come without one.
 _ADVICE: Mapping[TerminationReason, str] = MappingProxyType(
     {
-        TerminationReason.INVALID_DATASET: "Give a zip of PNG images with dataset.json, as the EDM tools write it.",
-        TerminationReason.INVALID_CHECKPOINT: "Give a checkpoint of a supported family, complete and unchanged.",
-        TerminationReason.INVALID_FEATURE_NETWORK: "Give a feature network file that takes images of this size.",
-        TerminationReason.INCOMPATIBLE_INPUTS: "Give a dataset whose images and classes are those of the checkpoint.",
-        TerminationReason.INVALID_SPEC: "Correct the named setting and submit the job again.",
-        TerminationReason.DIVERGED: "Lower learning_rate or beta, or lengthen warmup_kimg.",
-        TerminationReason.OUT_OF_MEMORY: "Lower training.batch_size or sampler.batch_size.",
-        TerminationReason.ATTEMPTS_EXHAUSTED: "The service gave up after several attempts without progress; its log "
-        "says more. Submit the job again once the cause is gone.",
+        TerminationReason.ATTEMPTS_EXHAUSTED: "The job's events say more. Submit it again once the cause is gone.",
         TerminationReason.ENGINE_ERROR: "This is a defect of the service; its log says more.",
     }
 )

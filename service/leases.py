@@ -172,7 +172,7 @@ def finish(session: Session, claim: Claim, **values: Any) -> list[str]:
         LeaseLostError: As do all the following.
     """
     hold(session, claim)
-    move_unit(session, claim.unit_id, UnitStatus.SUCCEEDED, attempt=claim.attempt, **values)
+    move_unit(session, claim.unit_id, UnitStatus.SUCCEEDED, attempt=claim.attempt, error=None, **values)
     return advance(session, claim.job_id)
 
 

@@ -1,0 +1,45 @@
+"""How the engine is started: its command line and its environment."""
+
+import os
+import sys
+from pathlib import Path
+
+import ddo_engine
+from service.settings import ServiceSettings
+from service.statuses import UnitKind
+
+COMMANDS = {
+    UnitKind.VALIDATE: "validate",
+    UnitKind.BASELINE: "evaluate",
+    UnitKind.REFERENCE: "generate",
+    UnitKind.TRIAL: "train",
+    UnitKind.CONFIRM: "evaluate",
+}
+# The engine reads files of strangers; it is told no secret and finds no credentials.
+_SECRET_PREFIXES = ("DDO_", "AWS_")
+
+
+def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdir: Path, cache: Path) -> list[str]:
+    """Return the engine's command line, program first."""
+    program = settings.engine_python or sys.executable
+    command = [program, "-m", "ddo_engine", COMMANDS[kind], str(spec), "--workdir", str(workdir), "--cache", str(cache)]
+    command += ["--device", settings.engine_device.split(":")[0]]
+    if settings.engine_threads is not None:
+        command += ["--threads", str(settings.engine_threads)]
+    return command
+
+
+def engine_environment(settings: ServiceSettings) -> dict[str, str]:
+    """Return the engine's environment: ours without secrets.
+
+    ``cuda:N`` becomes the only GPU that the engine sees.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)}
+    _, _, gpu = settings.engine_device.partition(":")
+    if gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    if settings.engine_python is None:
+        # the engine runs in a folder of its own, and this package may not be installed but lie in ours
+        own = str(Path(ddo_engine.__path__[0]).parent)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, environment.get("PYTHONPATH")]))
+    return environment

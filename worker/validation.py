@@ -1,0 +1,46 @@
+"""Keeps the inputs that an engine has found good, so that the job no longer depends on where they came from."""
+
+from pathlib import Path
+
+from ddo_engine.spec import FileRef, Report, ValidateSpec
+from service.job_view import JobInputs
+from service.keys import input_key, object_file
+from service.leases import Claim
+from worker.context import WorkerContext
+from worker.retry import until_stored
+from worker.task import Task
+
+
+def store_inputs(
+    context: WorkerContext, claim: Claim, spec: ValidateSpec, report: Report, task: Task[JobInputs]
+) -> JobInputs:
+    """Upload the fetched inputs under their SHA-256; what is there already is fine.
+
+    Args:
+        context: The worker's.
+        claim: Of the unit that checked them.
+        spec: With local paths, digests and sizes.
+        report: What the engine found them to be.
+        task: Whether anybody still waits for the result.
+
+    Raises:
+        StorageError: The store cannot be reached.
+    """
+
+    def store(file: FileRef) -> FileRef:
+        assert file.path is not None
+        assert file.sha256 is not None
+        assert file.size_bytes is not None
+        path, sha256 = Path(file.path), file.sha256
+        key = input_key(claim.tenant_id, sha256, path.suffix)
+        until_stored(lambda: context.store.put_file(key, path, sha256=sha256), task.is_abandoned)
+        task.check()
+        return object_file(key, sha256=sha256, size_bytes=file.size_bytes)
+
+    return JobInputs(
+        checkpoint=store(spec.checkpoint),
+        dataset=store(spec.dataset),
+        feature_network=store(spec.feature_network),
+        checkpoint_info=report.checkpoint,
+        dataset_info=report.dataset,
+    )
