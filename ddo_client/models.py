@@ -1,0 +1,224 @@
+"""What the service answers, as frozen dataclasses. Fields that they do not know are ignored, so newer services fit."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+JOB_ENDED = frozenset({"succeeded", "failed", "cancelled"})
+
+
+@dataclass(frozen=True)
+class JobError:
+    """Why a job failed, and what to do."""
+
+    code: str
+    message: str
+    param: str | None = None
+
+
+@dataclass(frozen=True)
+class RunningUnit:
+    """What a worker is doing now."""
+
+    unit_id: str
+    kind: str
+    round_index: int | None
+    position: int
+    phase: str | None
+    done: int | None
+    total: int | None
+    unit: str | None
+    images_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a job is; ``fraction`` in [0, 1]."""
+
+    fraction: float
+    units_done: int
+    units_planned: int
+    running: tuple[RunningUnit, ...]
+
+
+@dataclass(frozen=True)
+class JobSummary:
+    """A job in a list."""
+
+    id: str
+    name: str | None
+    preset: str | None
+    status: str
+    termination_reason: str | None
+    error: JobError | None
+    base_fid: float | None
+    best_fid: float | None
+    best_checkpoint_id: str | None
+    improvement_percent: float | None
+    rounds_completed: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.status in JOB_ENDED
+
+
+@dataclass(frozen=True)
+class Job(JobSummary):
+    """A job with its settings and progress."""
+
+    spec: dict[str, Any]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class StorageEstimate:
+    """Upper bounds in bytes."""
+
+    checkpoints: int
+    checkpoint_bytes: int
+    state_bytes: int
+    input_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a job would do; nothing was created."""
+
+    spec: dict[str, Any]
+    units: dict[str, int]
+    trials: int
+    trained_images: int
+    generated_images: int
+    network_evaluations: int
+    storage: StorageEstimate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Numbers of one evaluation; compare only those with the same fingerprint."""
+
+    evaluation_id: str
+    checkpoint_id: str | None
+    kimg: float
+    fid: float
+    precision: float | None
+    recall: float | None
+    num_samples: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class TrialError:
+    """Why a trial failed."""
+
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One cell of a round's grid."""
+
+    trial_index: int
+    alpha: float
+    beta: float
+    status: str
+    unit_id: str
+    attempt: int
+    best_fid: float | None
+    best_kimg: float | None
+    best: Measured | None
+    confirmed: Measured | None
+    progress: dict[str, Any] | None
+    error: TrialError | None
+
+
+@dataclass(frozen=True)
+class Winner:
+    """The best checkpoint of a round."""
+
+    checkpoint_id: str
+    trial_index: int | None
+    alpha: float | None
+    beta: float | None
+    kimg: float
+    measured: Measured | None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round; round 0 is the base checkpoint."""
+
+    round_index: int
+    status: str
+    reference_checkpoint_id: str | None
+    reference_fid: float | None
+    best_fid: float | None
+    winner: Winner | None
+    trials: tuple[Trial, ...]
+    created_at: datetime
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class TrainingPoint:
+    """Training diagnostics at one step."""
+
+    step: int
+    kimg: float
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class TrialMetrics:
+    """A trial's curves, in order of kimg."""
+
+    training: tuple[TrainingPoint, ...]
+    evaluations: tuple[Measured, ...]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that can be downloaded."""
+
+    id: str
+    job_id: str
+    round_index: int
+    trial_index: int | None
+    alpha: float | None
+    beta: float | None
+    kimg: float
+    rank: int | None
+    fid: float | None
+    evaluations: tuple[Measured, ...]
+    lineage: tuple[str, ...]
+    sha256: str
+    size_bytes: int
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class SignedDownload:
+    """A URL that needs no key until it expires."""
+
+    url: str
+    expires_at: datetime
+    sha256: str
+    size_bytes: int
+    filename: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a job."""
+
+    id: int
+    type: str
+    unit_id: str | None
+    data: dict[str, Any]
+    created_at: datetime

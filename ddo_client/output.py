@@ -1,0 +1,176 @@
+"""What people see: tables and sentences. Text from the service is never read as markup."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from ddo_client.models import Event, Job, JobSummary, Plan, Round, RunningUnit, Trial
+
+_COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
+_MISSING = "–"
+
+
+def number(value: float | None, *, digits: int = 4) -> str:
+    """Return a number with so many significant digits."""
+    return _MISSING if value is None else f"{value:.{digits}g}"
+
+
+def status(name: str) -> Text:
+    """Return a status in its colour."""
+    return Text(name, style=_COLOURS.get(name, ""))
+
+
+def improvement(job: JobSummary) -> str:
+    """Return the best FID against the base's, in words; empty until the base was measured."""
+    if job.best_fid is None:
+        return ""
+    if not job.improvement_percent:
+        return f"FID {number(job.best_fid)} (base)"
+    return f"FID {number(job.best_fid)} (base {number(job.base_fid)}, −{job.improvement_percent:.0f} %)"
+
+
+def jobs_table(jobs: Iterable[JobSummary]) -> Table:
+    """Return a line for each job."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("job", "name", "status", "rounds", "base FID", "best FID", "created"):
+        table.add_column(name, justify="right" if name in ("rounds", "base FID", "best FID") else "left")
+    for job in jobs:
+        table.add_row(
+            Text(job.id, no_wrap=True),
+            Text(job.name or _MISSING),
+            status(job.status),
+            str(job.rounds_completed),
+            number(job.base_fid),
+            number(job.best_fid),
+            local_time(job.created_at),
+        )
+    return table
+
+
+def job_view(job: Job) -> RenderableType:
+    """Return everything worth knowing of a job at a glance."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row("job", Text(job.id))
+    if job.name:
+        table.add_row("name", Text(job.name))
+    reason = f" ({job.termination_reason})" if job.termination_reason else ""
+    table.add_row("status", status(job.status) + Text(reason))
+    table.add_row("progress", f"{job.progress.fraction:.0%}, {_units(job)}")
+    for unit in job.progress.running:
+        table.add_row("", Text(running_unit(unit)))
+    if job.best_fid is not None:
+        table.add_row("best", improvement(job))
+    table.add_row("rounds", str(job.rounds_completed))
+    for label, moment in (("created", job.created_at), ("started", job.started_at), ("finished", job.finished_at)):
+        table.add_row(label, local_time(moment))
+    return Group(table, job_error(job)) if job.error else table
+
+
+def job_error(job: JobSummary) -> Text:
+    """Return why a job failed, in one line."""
+    assert job.error
+    where = f"{job.error.param}: " if job.error.param else ""
+    return Text(f"{where}{job.error.message} ({job.error.code})", style="red")
+
+
+def rounds_table(rounds: Iterable[Round]) -> Table:
+    """Return a line for each trial, winners marked."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("round", "status", "trial", "alpha", "beta", "FID", "precision", "recall", "at kimg", ""):
+        table.add_column(name, justify="left" if name in ("status", "") else "right")
+    for round_ in rounds:
+        if round_.round_index == 0:
+            measured = round_.winner.measured if round_.winner else None
+            numbers = (measured.fid, measured.precision, measured.recall) if measured else (None, None, None)
+            table.add_row("0", status(round_.status), "base", "", "", *map(number, numbers))
+        for position, trial in enumerate(round_.trials):
+            index = str(round_.round_index) if position == 0 else ""
+            table.add_row(index, *_trial_cells(round_, trial))
+    return table
+
+
+def _trial_cells(round_: Round, trial: Trial) -> list[RenderableType]:
+    best = trial.confirmed or trial.best
+    numbers = (best.fid, best.precision, best.recall, best.kimg) if best else (None, None, None, None)
+    is_winner = round_.winner is not None and round_.winner.trial_index == trial.trial_index
+    note = "★ winner" if is_winner else trial.error.message or "" if trial.error else ""
+    told = [str(trial.trial_index), number(trial.alpha), number(trial.beta), *map(number, numbers)]
+    return [status(trial.status), *told, Text(note)]
+
+
+def plan_view(plan: Plan) -> Table:
+    """Return what a job would cost."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    for kind, count in plan.units.items():
+        table.add_row(f"{kind} units", f"{count:,}")
+    table.add_row("images trained on", f"{plan.trained_images:,}")
+    table.add_row("images generated", f"{plan.generated_images:,}")
+    table.add_row("network evaluations", f"{plan.network_evaluations:,}")
+    table.add_row("storage at most", f"{plan.storage.total_bytes / 2**20:,.1f} MiB")
+    return table
+
+
+def event_line(event: Event) -> Text:
+    """Return an event in one line."""
+    data = " ".join(f"{name}={value}" for name, value in event.data.items() if value is not None)
+    return Text(f"{local_time(event.created_at)}  {event.type:<20} {data}")
+
+
+def evaluation_line(event: Event) -> Text | None:
+    """Return an event in words if it is one that people wait for: an evaluation, the end of a round, a failure."""
+    data = event.data
+    round_ = f"round {data.get('round_index', '?')}"
+    if event.type in ("trial.evaluated", "checkpoint.evaluated"):
+        metrics = ", ".join(
+            f"{'FID' if name == 'fid' else name} {number(value)}" for name, value in (data.get("metrics") or {}).items()
+        )
+        samples = f" on {data['num_samples']:,} samples" if data.get("num_samples") else ""
+        return Text(f"{round_} {_what(event)}: {metrics}{samples}")
+    if event.type == "round.completed" and data.get("round_index"):
+        return Text(f"{round_} completed", style="bold")
+    if event.type == "unit.failed":
+        error = data.get("error") or {}
+        return Text(f"{data.get('kind', 'unit')} failed: {error.get('message', 'no reason given')}", style="red")
+    return None
+
+
+def _what(event: Event) -> str:
+    data = event.data
+    if event.type == "checkpoint.evaluated":
+        return "base" if data.get("kind") == "baseline" else f"finalist {data.get('position')}"
+    cell = f" (α {number(data['alpha'])}, β {number(data['beta'])})" if "alpha" in data and "beta" in data else ""
+    return f"trial {data.get('position')}{cell} at {number(data.get('kimg'))} kimg"
+
+
+def running_unit(unit: RunningUnit) -> str:
+    """Return what a worker is doing, in words."""
+    where = f" {unit.position}" if unit.kind in ("trial", "reference", "confirm") else ""
+    told = f"{unit.kind}{where}"
+    if unit.round_index is not None:
+        told = f"round {unit.round_index} {told}"
+    if unit.phase and unit.total:
+        told += f": {unit.phase} {unit.done or 0:,}/{unit.total:,} {unit.unit or ''}".rstrip()
+    return told
+
+
+def _units(job: Job) -> str:
+    running = len(job.progress.running)
+    return f"{job.progress.units_done}/{job.progress.units_planned} units" + (f", {running} running" if running else "")
+
+
+def progress_line(job: Job) -> str:
+    """Return how far a job is, in words."""
+    first = f" · {running_unit(job.progress.running[0])}" if job.progress.running else ""
+    return f"{_units(job)}{first}"
+
+
+def local_time(moment: datetime | None) -> str:
+    """Return a moment in the local time zone."""
+    return _MISSING if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M:%S")
