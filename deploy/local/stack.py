@@ -17,7 +17,7 @@ from typing import Self
 
 import httpx
 
-from deploy.commands import MIGRATE, api_command, worker_command
+from deploy.commands import MIGRATE, WORKER, api_command
 from deploy.local.postgres import PostgresServer
 from deploy.local.processes import LocalError, Process, start_on_free_port
 from deploy.local.valkey import ValkeyServer
@@ -220,7 +220,7 @@ class LocalStack:
         """
         number = len(self.workers) + 1
         own = {"DDO_WORK_FOLDER": str(self.folder / "work" / str(number)), **(settings or {})}
-        worker = self._spawn(f"worker-{number}", worker_command(f"worker-{number}"), 20, own)
+        worker = self._spawn(f"worker-{number}", WORKER, 20, own)
         self.workers.append(worker)
         self._exit.callback(worker.stop)
         return worker
