@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from ddo_engine.families import get_family
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import SamplerSettings, TrainingSettings
@@ -112,3 +113,46 @@ def test_ratios_with_a_generator_on_cuda_repeat_themselves_to_the_bit():
     real_B, fake_B = FAMILY.log_likelihood_ratios(other, other, batch, batch, TRAINING, generator)
     assert not real_B.any()
     assert not fake_B.any()
+
+
+@pytest.fixture
+def deterministic(monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    torch.set_deterministic_debug_mode("error")
+    yield
+    torch.set_deterministic_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_training_and_sampling_in_deterministic_mode_repeat_themselves_to_the_bit(name, deterministic):
+    reference, images = model_and_images(name)
+    target, batch = copy.deepcopy(reference).cuda(), images.to(torch.device("cuda"))
+    reference.cuda()
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.mul_(1.03)
+
+    def once():
+        target.zero_grad()
+        generator = torch.Generator("cuda").manual_seed(3)
+        real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, batch, batch, TRAINING, generator)
+        loss_B = FAMILY.pretraining_loss(target, batch, TRAINING, generator)
+        (real_B.sum() - 2 * fake_B.sum() + loss_B.sum()).backward()
+        gradients = [p.grad.clone() for p in target.parameters() if p.grad is not None]
+        return [*gradients, FAMILY.sample(target, range(4), None, SamplerSettings(num_steps=4))]
+
+    assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
+
+
+def test_checkpoint_saved_from_cuda_is_the_cpu_bytes_and_loads_onto_cuda(tmp_path):
+    model, _ = model_and_images("mlp")
+    network = {"class_name": "MLPPrecond", "img_resolution": 8, "img_channels": 1, "label_dim": 10}
+    manifest = CheckpointManifest(family="edm", network=network)
+    save_checkpoint(tmp_path / "cpu", model, manifest)
+    save_checkpoint(tmp_path / "cuda", model.cuda(), manifest)
+    assert (tmp_path / "cpu").read_bytes() == (tmp_path / "cuda").read_bytes()
+    loaded = load_checkpoint(tmp_path / "cpu", "cuda").model
+    for key, value in loaded.state_dict().items():
+        assert value.is_cuda
+        assert torch.equal(value, model.state_dict()[key])

@@ -18,7 +18,7 @@ from ddo_engine.families.edm.likelihood import (
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.objective import ddo_loss
-from ddo_engine.spec import TrainingSettings
+from ddo_engine.spec import SamplerSettings, TrainingSettings
 from tests.numerics.edm_golden import arrays, class_indices, description, golden_model, tensor
 
 FAMILY = get_family("edm")
@@ -226,6 +226,23 @@ def test_ratios_under_autocast_stay_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under_autocast = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
     assert all(torch.equal(a, b) for a, b in zip(plain, under_autocast, strict=True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: FAMILY.log_likelihood_ratios(model, model, REAL, FAKE, TRAINING, generator()),
+        lambda model: FAMILY.pretraining_loss(model, REAL, TRAINING, generator()),
+        lambda model: FAMILY.sample(model, [0], None, SamplerSettings(num_steps=2)),
+    ],
+    ids=["ratios", "pretraining", "sample"],
+)
+def test_family_switches_tf32_off_also_for_the_backward_pass_to_come(call):
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+    call(golden_model(MODEL))
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
 
 
 class Constant(torch.nn.Module):
