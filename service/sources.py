@@ -212,9 +212,10 @@ def _open_below(path: Path, roots: tuple[Path, ...], private: Path | None) -> It
         descriptor = os.open(real_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise missing from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise missing
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise missing
         if _resolved(real_path) != real_path:  # a folder on the way was replaced by a link meanwhile
             raise refused
         yield file

@@ -22,7 +22,7 @@ class JobSpec(Settings):
 
     name: str | None = Field(default=None, min_length=1, max_length=120)
     preset: str | None = Field(default=None, description="Settings to start from; fields given in the body win.")
-    base_checkpoint: Uri = Field(description="The model to finetune: the first reference and the first initial weights.")
+    base_checkpoint: Uri = Field(description="The model to finetune: first reference and first weights.")
     dataset: DatasetSettings
     feature_network: Uri = Field(description="The network in whose features FID is measured.")
     rounds: int = Field(ge=1, le=100)

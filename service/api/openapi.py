@@ -9,10 +9,11 @@ from fastapi.openapi.utils import get_openapi
 
 from ddo_engine.presets import PRESETS
 from ddo_engine.spec import JobSpec
-from service.api.jobs.schemas import SPEC_SCHEMA
+from service.api.jobs.schemas import JobDetail, JobPlan
 from service.api.problems import Problem
 
 _REF = "#/components/schemas/"
+_SPEC = JobSpec.__name__
 _FROM_PRESET = "FromPreset"
 
 DESCRIPTION = """
@@ -65,7 +66,7 @@ _EXAMPLES = {
 
 def job_request_body() -> dict[str, Any]:
     """Return the ``requestBody`` of ``POST /jobs``: a complete job, or one that a preset completes."""
-    either = {"anyOf": [{"$ref": f"{_REF}{SPEC_SCHEMA}{_FROM_PRESET}"}, {"$ref": _REF + SPEC_SCHEMA}]}
+    either = {"anyOf": [{"$ref": f"{_REF}{_SPEC}{_FROM_PRESET}"}, {"$ref": _REF + _SPEC}]}
     return {"required": True, "content": {"application/json": {"schema": either, "examples": _EXAMPLES}}}
 
 
@@ -77,6 +78,11 @@ def install(app: FastAPI) -> None:
             document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             schemas = document.setdefault("components", {}).setdefault("schemas", {})
             schemas |= _job_schemas() | _model_schemas(Problem)
+            for model in (JobDetail, JobPlan):
+                schemas[model.__name__]["properties"]["spec"] = {
+                    "$ref": _REF + _SPEC,
+                    "description": model.model_fields["spec"].description,
+                }
             # FastAPI documents its own shape of errors, which this API never answers with
             schemas.pop("HTTPValidationError", None)
             schemas.pop("ValidationError", None)
@@ -103,8 +109,8 @@ def _model_schemas(model: type[Problem] | type[JobSpec]) -> dict[str, Any]:
 def _job_schemas() -> dict[str, Any]:
     schemas = _model_schemas(JobSpec)
     relaxed: dict[str, Any] = {}
-    _relax(SPEC_SCHEMA, list(PRESETS.values()), schemas, relaxed)
-    job = relaxed[SPEC_SCHEMA + _FROM_PRESET]
+    _relax(_SPEC, list(PRESETS.values()), schemas, relaxed)
+    job = relaxed[_SPEC + _FROM_PRESET]
     job["required"] = ["preset", *job["required"]]
     job["properties"]["preset"] = {"type": "string", "enum": sorted(PRESETS), "description": "Settings to start from."}
     job["description"] = "A finetuning job that a preset completes: fields given here win over the preset's."

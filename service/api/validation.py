@@ -38,6 +38,7 @@ _SENTENCES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "string_too_long": lambda context: f"Give at most {context['max_length']} characters.",
     "too_short": lambda context: f"Give at least {context['min_length']} values.",
     "too_long": lambda context: f"Give at most {context['max_length']} values.",
+    "string_pattern_mismatch": lambda context: f"Give a string that matches {context['pattern']}.",
     "tuple_type": lambda _: "Give a list.",
     "list_type": lambda _: "Give a list.",
     "dict_type": lambda _: "Give an object.",
@@ -65,11 +66,23 @@ def unprocessable(findings: Iterable[Any], *, skip: int = 0, fields: frozenset[s
         skip: Leading parts of each location to leave out (FastAPI's ``query``, ``path``).
         fields: Names that exist, to suggest one for a misspelt field.
     """
-    errors = [_field_error(finding, skip, fields) for finding in list(findings)[:_MAX_ERRORS]]
+    errors = [_field_error(finding, skip, fields) for finding in _causes(list(findings))[:_MAX_ERRORS]]
     first = errors[0]
     where = f"{first.param}: " if first.param else ""
     more = f" ({len(errors)} errors in all.)" if len(errors) > 1 else ""
     return Unprocessable(f"{where}{first.message}{more}", param=first.param, errors=errors)
+
+
+def _causes(findings: Sequence[Any]) -> list[Any]:
+    """Leave out lists that are too short only because pydantic dropped their wrong items."""
+
+    def is_consequence(finding: Any) -> bool:
+        location = finding["loc"]
+        return finding["type"] == "too_short" and any(
+            len(other["loc"]) > len(location) and other["loc"][: len(location)] == location for other in findings
+        )
+
+    return [finding for finding in findings if not is_consequence(finding)]
 
 
 def _field_error(finding: Mapping[str, Any], skip: int, fields: frozenset[str]) -> FieldError:
@@ -86,6 +99,8 @@ def _field_error(finding: Mapping[str, Any], skip: int, fields: frozenset[str]) 
         message = "Give a URI with a scheme and no spaces: file:///folder/name or s3://bucket/key."
     elif kind in _SENTENCES:
         message = _SENTENCES[kind](finding.get("ctx", {}))
+    else:
+        message = f"{message}."
     return FieldError(param=param, code=kind, message=message)
 
 
