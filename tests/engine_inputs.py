@@ -1,20 +1,28 @@
 """Tiny inputs for tests of the engine: a model, images, fakes and a feature network, all made on the spot."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
+from ddo_engine.command_line import COMMANDS
 from ddo_engine.data import round_to_grey_levels, write_dataset
 from ddo_engine.evaluation import FeatureManifest, save_features
 from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.events import EventWriter
 from ddo_engine.families import get_family
+from ddo_engine.interruption import StopRequest
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import EngineEvent
 
 REPOSITORY = Path(__file__).parents[1]
 NETWORK = {
@@ -164,3 +172,55 @@ def finish(process: subprocess.Popen[str], timeout: float = 60) -> EngineRun:
 def run_engine(command: str, spec: dict[str, Any], workdir: Path, *options: str) -> EngineRun:
     """Run ``python -m ddo_engine`` to its end."""
     return finish(start_engine(command, spec, workdir, *options))
+
+
+class Killed(BaseException):
+    """Stands for a kill -9 right after an event: nothing in the engine catches it."""
+
+
+def run_in_process(
+    command: str,
+    spec: dict[str, Any],
+    workdir: Path,
+    on_event: Callable[[dict[str, Any], StopRequest], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Run a command inside this process; errors of the engine are raised.
+
+    Args:
+        command: ``train``, ``generate``, …
+        spec: Of the unit.
+        workdir: Made if missing.
+        on_event: Sees each event; may request a stop or raise.
+
+    Returns:
+        The events, also those before an error if ``on_event`` kept them.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    stop = StopRequest()
+    events: list[dict[str, Any]] = []
+
+    def listen(event: EngineEvent) -> None:
+        content = json.loads(event.model_dump_json())
+        events.append(content)
+        if on_event is not None:
+            on_event(content, stop)
+
+    writer = EventWriter(io.StringIO(), listen)
+    context = RunContext(workdir, torch.device("cpu"), writer, stop)
+    import_module(f"ddo_engine.{command}").run(COMMANDS[command].model_validate(spec), context)
+    return events
+
+
+def results(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what an undisturbed run and an interrupted one must agree on, each event once, without its folder.
+
+    Left out: which events there are depends on the clock (progress) or on the interruptions (started, states).
+    """
+    kept: dict[str, dict[str, Any]] = {}
+    for event in events:
+        if event["type"] in ("started", "progress") or event.get("role") == "state":
+            continue
+        content = dict(event, path=Path(event["path"]).name) if "path" in event else event
+        key = json.dumps([content["type"], content.get("role"), content.get("kimg")])
+        assert kept.setdefault(key, content) == content, "a repeated event has other content"
+    return list(kept.values())

@@ -1,0 +1,204 @@
+"""A trial that is interrupted anywhere and taken up again gives the bits of one that was not."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, Interrupted, InvalidSpec
+from tests.engine_inputs import Killed, results, run_in_process
+
+
+def specs(inputs):
+    """One spec of each kind of training."""
+    return {
+        "ddo": inputs.train_spec(),
+        "mle": inputs.train_spec(objective={"kind": "mle"}, reference_set=...),
+        "pretraining": inputs.train_spec(
+            objective={"kind": "mle"}, reference_set=..., evaluation=..., feature_network=...
+        ),
+    }
+
+
+def reports_step(event, step):
+    return event["type"] == "metric" and event["step"] == step
+
+
+@pytest.mark.parametrize("kind", ["ddo", "mle", "pretraining"])
+@pytest.mark.parametrize("step", [1, 3, 4, 7])
+def test_trial_stopped_after_a_step_and_run_again_equals_undisturbed(inputs, tmp_path, kind, step):
+    spec = specs(inputs)[kind]
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    events = []
+
+    def stop_after_step(event, stop):
+        events.append(event)
+        stop.requested = stop.requested or reports_step(event, step)
+
+    with pytest.raises(Interrupted):
+        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    assert events[-1]["role"] == "state"
+    assert events[-1]["kimg"] == step * 0.016
+    resumed = run_in_process("train", spec, tmp_path / "stopped")
+    assert resumed[0]["resumed_from_kimg"] == step * 0.016
+    assert results(events + resumed) == results(undisturbed)
+    assert not [event for event in resumed if event["type"] == "metric" and event["step"] <= step]
+
+
+@pytest.mark.parametrize("kind", ["ddo", "pretraining"])
+def test_trial_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path, kind):
+    spec = specs(inputs)[kind]
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    for index in range(len(undisturbed)):
+        events = []
+
+        def die(event, _, events=events, index=index):
+            events.append(event)
+            if len(events) > index:
+                raise Killed
+
+        workdir = tmp_path / f"killed-{index}"
+        with pytest.raises(Killed):
+            run_in_process("train", spec, workdir, die)
+        resumed = run_in_process("train", spec, workdir)
+        assert results(events + resumed) == results(undisturbed), f"killed after {undisturbed[index]}"
+
+
+def test_trial_stopped_in_every_step_in_turn_equals_undisturbed(inputs, tmp_path):
+    spec = inputs.train_spec()
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    events, attempts = [], 0
+
+    def stop_after_one_step(event, stop):
+        events.append(event)
+        stop.requested = stop.requested or event["type"] == "metric"
+
+    while True:
+        attempts += 1
+        try:
+            run_in_process("train", spec, tmp_path / "stopped", stop_after_one_step)
+            break
+        except Interrupted:
+            continue
+    assert attempts == 9
+    assert results(events) == results(undisturbed)
+
+
+def test_trial_stopped_in_an_evaluation_keeps_its_steps_and_evaluates_again(inputs, tmp_path):
+    spec = inputs.train_spec()
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    events = []
+
+    def stop_in_evaluation(event, stop):
+        events.append(event)
+        stop.requested = event["type"] == "progress" and event["phase"] == "evaluation"
+
+    with pytest.raises(Interrupted):
+        run_in_process("train", spec, tmp_path / "stopped", stop_in_evaluation)
+    assert not [event for event in events if event["type"] == "evaluation"]
+    assert events[-1]["role"] == "state"
+    resumed = run_in_process("train", spec, tmp_path / "stopped")
+    assert resumed[0]["resumed_from_kimg"] == 0.064
+    assert results(events + resumed) == results(undisturbed)
+
+
+def test_trial_taken_up_after_its_best_evaluation_remembers_which_was_best(inputs, tmp_path):
+    spec = inputs.train_spec(training={"kimg": 0.32, "learning_rate": 0.05, "evaluate_every_kimg": 0.016})
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    evaluations = [event for event in undisturbed if event["type"] == "evaluation"]
+    fids = [event["metrics"]["fid"] for event in evaluations]
+    worse = next(index for index in range(1, 20) if fids[index] > min(fids[:index]))
+    events = []
+
+    def stop_before_the_worse_one(event, stop):
+        events.append(event)
+        stop.requested = stop.requested or event == evaluations[worse - 1]
+
+    with pytest.raises(Interrupted):
+        run_in_process("train", spec, tmp_path / "stopped", stop_before_the_worse_one)
+    resumed = run_in_process("train", spec, tmp_path / "stopped")
+    assert results(events + resumed) == results(undisturbed)
+
+
+def test_trial_that_was_finished_and_is_run_again_repeats_nothing(inputs, tmp_path):
+    run_in_process("train", inputs.train_spec(), tmp_path)
+    again = run_in_process("train", inputs.train_spec(), tmp_path)
+    assert results(again) == []
+
+
+def stopped_at(inputs, workdir, step):
+    def stop_after_step(event, stop):
+        stop.requested = stop.requested or reports_step(event, step)
+
+    with pytest.raises(Interrupted):
+        run_in_process("train", inputs.train_spec(), workdir, stop_after_step)
+    return workdir / "state.safetensors"
+
+
+def test_state_from_elsewhere_is_taken_up_before_that_of_the_workdir(inputs, tmp_path):
+    undisturbed = run_in_process("train", inputs.train_spec(), tmp_path / "undisturbed")
+    early = stopped_at(inputs, tmp_path / "early", 2)
+    stopped_at(inputs, tmp_path / "late", 6)
+    events = run_in_process("train", inputs.train_spec(state=str(early)), tmp_path / "late")
+    assert events[0]["resumed_from_kimg"] == 0.032
+    last = {"type": "evaluation", "kimg": 0.128}
+    assert [event for event in results(events) if event | last == event] == [
+        event for event in results(undisturbed) if event | last == event
+    ]
+
+
+def test_state_that_is_damaged_is_refused_and_left_alone(inputs, tmp_path):
+    path = stopped_at(inputs, tmp_path, 2)
+    damaged = bytearray(path.read_bytes())
+    damaged[-3] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(CorruptCheckpoint, match="SHA-256"):
+        run_in_process("train", inputs.train_spec(), tmp_path)
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"training": {"learning_rate": 2e-2}}, r"training\.learning_rate is 0\.01 there and 0\.02"),
+        ({"objective": {"kind": "ddo", "alpha": 2.0, "beta": 0.25}}, r"objective\.beta"),
+        ({"seed": 4}, "seed is 3 there and 4"),
+        ({"evaluation": {"num_samples": 40}}, r"evaluation\.num_samples"),
+    ],
+)
+def test_state_of_a_trial_with_other_settings_is_refused(inputs, tmp_path, overrides, named):
+    stopped_at(inputs, tmp_path, 2)
+    with pytest.raises(IncompatibleInputs, match=named):
+        run_in_process("train", inputs.train_spec(**overrides), tmp_path)
+
+
+def test_state_of_a_trial_on_other_images_is_refused(inputs, tmp_path):
+    stopped_at(inputs, tmp_path, 2)
+    with pytest.raises(IncompatibleInputs, match="dataset_sha256"):
+        run_in_process("train", inputs.train_spec(dataset=str(inputs.reference_set)), tmp_path)
+
+
+def test_state_is_taken_up_when_only_the_interval_of_saving_differs(inputs, tmp_path):
+    stopped_at(inputs, tmp_path, 2)
+    spec = inputs.train_spec(training={"save_state_every_kimg": ...})
+    assert run_in_process("train", spec, tmp_path)[0]["resumed_from_kimg"] == 0.032
+
+
+def test_state_file_with_another_hash_than_the_spec_says_is_refused(inputs, tmp_path):
+    path = stopped_at(inputs, tmp_path, 2)
+    spec = inputs.train_spec(state={"path": str(path), "sha256": "0" * 64})
+    with pytest.raises(InvalidSpec, match="state: the file's SHA-256 is"):
+        run_in_process("train", spec, tmp_path / "other")
+
+
+def test_files_of_a_trial_name_no_folder_and_are_complete(inputs, tmp_path):
+    events = run_in_process("train", inputs.train_spec(), tmp_path)
+    files = [event for event in events if event["type"] == "file"]
+    assert files
+    for event in files:
+        assert Path(event["path"]).parent == tmp_path.resolve()
+        content = Path(event["path"]).read_bytes()
+        assert str(tmp_path).encode() not in content
+        assert str(inputs.folder).encode() not in content
+        assert json.dumps(event["info"]).find(str(inputs.folder)) == -1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted({Path(event["path"]).name for event in files})
