@@ -1,4 +1,7 @@
-"""What the containers run, the local stack and the tests run too: these commands, after ``python``."""
+"""What the containers run, the local stack and the tests run too: these commands, after ``python``.
+
+``deploy/docker/Dockerfile`` repeats them, as it cannot import; a test compares the two.
+"""
 
 from collections.abc import Sequence
 

@@ -132,18 +132,21 @@ class Process:
         """Kill the program itself with SIGKILL, not its children: what an accident would do."""
         self.send_signal(signal.SIGKILL)
 
+    def begin_stop(self) -> None:
+        """Ask it to end, and do not wait: several processes can end at the same time."""
+        self._input.close()
+
     def stop(self) -> int | None:
         """Ask it to end, kill what is left of it and its descendants after the grace; return its exit code."""
-        if not self._input.closed:
-            self._input.close()
+        if not self._output.closed:
+            self.begin_stop()
             try:
                 self._guard.wait(self._grace_seconds + 10)
             except subprocess.TimeoutExpired:
                 self._guard.kill()
                 self._guard.wait()
-            code = self.poll()
+            self.poll()
             self._output.close()
-            return code
         return self._code
 
     def log_tail(self, lines: int = 20) -> str:

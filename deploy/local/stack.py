@@ -83,6 +83,8 @@ class LocalStack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for process in self.workers:
+            process.begin_stop()
         self._exit.close()
 
     def _start(self) -> None:
