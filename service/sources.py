@@ -25,7 +25,15 @@ from urllib3.exceptions import HTTPError
 
 from service.settings import ServiceSettings
 from service.storage import ObjectNotFound, ObjectStore, StorageError, local_store_folder, split_s3_url
-from service.storage.files import CopiedFile, Readable, TooManyBytesError, copy_hashed, sync_file, temporary_file
+from service.storage.files import (
+    CopiedFile,
+    Readable,
+    TooManyBytesError,
+    copy_hashed,
+    hash_file,
+    sync_file,
+    temporary_file,
+)
 from service.storage.s3_client import MISSING_CODES, create_s3_client
 
 if TYPE_CHECKING:
@@ -145,8 +153,7 @@ class Sources:
             raise InputNotFound(f"the stored object {key} is gone") from error
         except StorageError as error:
             raise InputUnavailable(str(error)) from error
-        with path.open("rb") as file, Path(os.devnull).open("wb") as nowhere:
-            return copy_hashed(file, nowhere)
+        return hash_file(path)
 
     def _check_size(self, size: int) -> None:
         if size > self.settings.max_input_bytes:

@@ -47,6 +47,12 @@ def copy_hashed(source: Readable, target: BinaryIO, *, max_bytes: int | None = N
     return CopiedFile(digest.hexdigest(), size)
 
 
+def hash_file(path: Path) -> CopiedFile:
+    """Return hash and size of a file."""
+    with path.open("rb") as file, Path(os.devnull).open("wb") as nowhere:
+        return copy_hashed(file, nowhere)
+
+
 @contextmanager
 def temporary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
     """Open a hidden file beside ``path``, creating the folder; it is synced on success and always removed.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
-from service.storage.files import copy_hashed, sync_file, sync_folders, temporary_file
+from service.storage.files import copy_hashed, hash_file, sync_file, sync_folders, temporary_file
 from service.storage.keys import checked_key
 from service.storage.protocol import ObjectDiffers, ObjectNotFound, SignedUrl, StorageError
 from service.storage.signing import sign_query
@@ -66,9 +66,8 @@ class LocalStore:
         try:
             os.link(temporary, target)  # unlike a rename, never replaces
         except FileExistsError as error:
-            with target.open("rb") as present, Path(os.devnull).open("wb") as nowhere:
-                if copy_hashed(present, nowhere).sha256 != sha256:
-                    raise ObjectDiffers(f"{target.relative_to(self.root)} exists with other bytes") from error
+            if hash_file(target).sha256 != sha256:
+                raise ObjectDiffers(f"{target.relative_to(self.root)} exists with other bytes") from error
 
     def get_file(self, key: str, path: Path) -> None:
         """Copy the object to ``path``, which appears complete or not at all.

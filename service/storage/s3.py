@@ -12,7 +12,7 @@ from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
-from service.storage.files import sync_file, temporary_file
+from service.storage.files import hash_file, sync_file, temporary_file
 from service.storage.keys import checked_key
 from service.storage.protocol import ObjectDiffers, ObjectNotFound, SignedUrl, StorageError
 from service.storage.s3_client import MISSING_CODES
@@ -56,8 +56,8 @@ class S3Store:
             ObjectDiffers: The key holds other bytes.
             StorageError: The store failed; try again.
         """
-        size = path.stat().st_size
         with _translated(key):
+            size = path.stat().st_size
             if size < self._multipart_bytes:
                 self._put_small(key, path, sha256)
             elif not self._holds(key, sha256, size):
@@ -86,6 +86,9 @@ class S3Store:
             )
 
     def _put_in_parts(self, key: str, path: Path, sha256: str) -> None:
+        # no server checks the SHA-256 of the whole when it gets parts
+        if (read := hash_file(path).sha256) != sha256:
+            raise StorageError(f"{path.name} changed on disk: expected {sha256}, read {read}")
         self._client.upload_file(
             str(path),
             self._bucket,

@@ -1,0 +1,59 @@
+"""The plan of a dry run counts what the engine's own schedule does."""
+
+import pytest
+
+from ddo_engine.schedule import Schedule
+from ddo_engine.spec import JobSpec, TrainingSettings
+from service.api.jobs.estimate import estimate, num_evaluations, unit_cost
+from tests.job_rows import job_spec
+
+
+@pytest.mark.parametrize(
+    ("kimg", "batch_size", "every"),
+    [
+        (51.2, 256, 25.6),
+        (76.8, 256, 25.6),
+        (2.0, 100, 1.0),
+        (2.0, 100, 0.3),
+        (2.0, 100, 0.1),
+        (2.0, 100, 0.01),
+        (2.0, 100, 50.0),
+        (1.0, 100, 0.99),
+        (1.05, 100, 0.3),
+        (1500, 512, 50),
+        (0.7, 100, 0.7),
+    ],
+)
+def test_num_evaluations_is_what_the_engine_does(kimg, batch_size, every) -> None:
+    training = TrainingSettings(
+        kimg=kimg, batch_size=batch_size, learning_rate=1e-3, ema_half_life_kimg=1.0, evaluate_every_kimg=every
+    )
+    schedule = Schedule(training)
+    expected = sum(schedule.evaluates_at(step) for step in range(1, training.num_steps + 1))
+    assert num_evaluations(training) == expected
+
+
+def test_estimate_of_the_papers_trial_finds_evaluation_to_cost_most() -> None:
+    spec = job_spec(
+        rounds=1,
+        grid={"alpha": [1.0], "beta": [0.05]},
+        training={
+            "kimg": 1500,
+            "batch_size": 500,
+            "learning_rate": 1.5e-4,
+            "ema_half_life_kimg": 250,
+            "evaluate_every_kimg": 50,
+        },
+        reference_set={"num_samples": 50_000},
+        evaluation={"num_samples": 50_000},
+    )
+    cost = unit_cost(spec)
+    # training 12 M, evaluation 30 x 50 k x 35 = 52.5 M, reference set 1.75 M forward passes
+    assert cost.trial == 12_000_000 + 52_500_000
+    assert cost.reference == 1_750_000
+    assert estimate(spec, checkpoint_bytes=10).network_evaluations == 12_000_000 + 52_500_000 + 2 * 1_750_000
+
+
+def test_estimate_counts_no_more_finalists_than_trials() -> None:
+    spec: JobSpec = job_spec(confirm={"num_samples": 80, "finalists": 16})
+    assert estimate(spec, checkpoint_bytes=0).units["confirm"] == 2 * 2
