@@ -69,6 +69,8 @@ def _run(options: argparse.Namespace, events: EventWriter, stop: StopRequest) ->
     _make_folder(options.workdir, "workdir")
     if options.cache is not None:
         _make_folder(options.cache, "cache")
+    # Threads that spin while they wait are many times slower as soon as anything else wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch  # noqa: PLC0415  (seconds: a bad spec is refused before)
 
     from ddo_engine.device import make_deterministic, pick_device  # noqa: PLC0415

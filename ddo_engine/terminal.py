@@ -27,12 +27,12 @@ class TerminalView:
         elif isinstance(event, spec.Metric):
             self._say(f"{event.kimg:9.1f} kimg  " + _numbers(event.values))
         elif isinstance(event, spec.Evaluated):
-            self._say(f"{event.kimg:9.1f} kimg  [bold]{_numbers(event.metrics)}[/bold]")
+            self._say(f"{event.kimg:9.1f} kimg  {_numbers(event.metrics)}", style="bold")
         elif isinstance(event, spec.FileWritten):
             self._say(f"wrote {event.path}")
         elif isinstance(event, spec.Failed):
             self._progress.stop()
-            self._say(f"[red]{event.code}[/red]: {event.message}")
+            self._say(f"{event.code}: {event.message}", style="red")
         elif isinstance(event, spec.Finished):
             self._progress.stop()
 
@@ -44,8 +44,9 @@ class TerminalView:
         if event.done >= event.total:
             self._progress.remove_task(self._bars.pop(event.phase))
 
-    def _say(self, line: str) -> None:
-        self._progress.console.print(line, highlight=False)
+    def _say(self, line: str, style: str | None = None) -> None:
+        # Markup off: paths and messages of others may hold square brackets.
+        self._progress.console.print(line, style=style, highlight=False, markup=False)
 
 
 def _numbers(values: dict[str, float]) -> str:

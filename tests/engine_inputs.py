@@ -136,24 +136,14 @@ class EngineRun:
         return [event for event in self.of_type("file") if event["role"] == role]
 
 
-def start_engine(command: str, spec: dict[str, Any], workdir: Path, *options: str) -> subprocess.Popen[str]:
+def start_engine(command: str, spec: dict[str, Any], workdir: Path, *, device: str = "cpu") -> subprocess.Popen[str]:
     """Start ``python -m ddo_engine`` on a spec, in the repository, on one thread."""
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / "spec.json"
     path.write_text(json.dumps(spec))
+    options = ["--workdir", str(workdir), "--device", device]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "ddo_engine",
-            command,
-            str(path),
-            "--workdir",
-            str(workdir),
-            "--device",
-            "cpu",
-            *options,
-        ],
+        [sys.executable, "-m", "ddo_engine", command, str(path), *options],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -169,9 +159,9 @@ def finish(process: subprocess.Popen[str], timeout: float = 60) -> EngineRun:
     return EngineRun(process.returncode, events, stderr)
 
 
-def run_engine(command: str, spec: dict[str, Any], workdir: Path, *options: str) -> EngineRun:
+def run_engine(command: str, spec: dict[str, Any], workdir: Path, *, device: str = "cpu") -> EngineRun:
     """Run ``python -m ddo_engine`` to its end."""
-    return finish(start_engine(command, spec, workdir, *options))
+    return finish(start_engine(command, spec, workdir, device=device), timeout=300)
 
 
 class Killed(BaseException):

@@ -184,6 +184,14 @@ def test_state_is_taken_up_when_only_the_interval_of_saving_differs(inputs, tmp_
     assert run_in_process("train", spec, tmp_path)[0]["resumed_from_kimg"] == 0.032
 
 
+def test_state_of_another_number_of_threads_is_taken_up_with_a_warning(inputs, tmp_path, monkeypatch, caplog):
+    stopped_at(inputs, tmp_path, 2)
+    monkeypatch.setattr("ddo_engine.state.torch.get_num_threads", lambda: 61)
+    assert run_in_process("train", inputs.train_spec(), tmp_path)[0]["resumed_from_kimg"] == 0.032
+    assert "'threads': '61'" in caplog.text
+    assert "last bits" in caplog.text
+
+
 def test_state_file_with_another_hash_than_the_spec_says_is_refused(inputs, tmp_path):
     path = stopped_at(inputs, tmp_path, 2)
     spec = inputs.train_spec(state={"path": str(path), "sha256": "0" * 64})

@@ -1,0 +1,61 @@
+"""Bit-identical resume on CUDA, with the network of the paper's CIFAR-10 models in small."""
+
+import signal
+
+import pytest
+import torch
+
+from ddo_engine.data import write_dataset
+from ddo_engine.evaluation import FeatureManifest, save_features
+from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from tests.engine_inputs import EngineInputs, finish, results, run_engine, start_engine, write_checkpoint
+from tests.integration.engine.test_process import read_until
+from tests.numerics.edm_golden import description
+
+pytestmark = pytest.mark.gpu
+SETTINGS = {
+    "training": {
+        "kimg": 1.28,
+        "learning_rate": 1e-4,
+        "warmup_kimg": 0.64,
+        "evaluate_every_kimg": 0.32,
+        "save_state_every_kimg": 0.08,
+    },
+    "evaluation": {"num_samples": 64},
+}
+
+
+@pytest.fixture(scope="module")
+def song_inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("song")
+    names = ("base.safetensors", "data.zip", "fakes.zip", "features.safetensors")
+    inputs = EngineInputs(folder, *(folder / name for name in names))
+    write_checkpoint(inputs.checkpoint, description("02_edm_ddpmpp_cond")["constructor"])
+    generator = torch.Generator().manual_seed(0)
+    for path in (inputs.dataset, inputs.reference_set):
+        images = torch.randint(256, (100, 3, 16, 16), generator=generator, dtype=torch.uint8)
+        write_dataset(path, images, torch.arange(100) % 10)
+    config = {"img_resolution": 16, "img_channels": 3, "num_classes": 10, "model_channels": 4, "feature_dim": 8}
+    module = ImageClassifier(ImageClassifierConfig(**config)).eval()
+    save_features(inputs.feature_network, module, FeatureManifest(architecture="image_classifier", config=config))
+    return inputs
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_trial_on_cuda_stopped_and_killed_and_run_again_equals_undisturbed(song_inputs, tmp_path):
+    spec = song_inputs.train_spec(**SETTINGS)
+    undisturbed = run_engine("train", spec, tmp_path / "undisturbed", device="cuda")
+    assert undisturbed.exit_status == 0, undisturbed.stderr
+    assert undisturbed.events[0]["device"].startswith("cuda")
+    events = []
+    for number, step, status in ((signal.SIGTERM, 8, 75), (signal.SIGKILL, 36, -9), (signal.SIGTERM, 60, 75)):
+        process = start_engine("train", spec, tmp_path / "disturbed", device="cuda")
+        events += read_until(process, lambda event, step=step: event.get("step", 0) >= step)
+        process.send_signal(number)
+        run = finish(process)
+        assert run.exit_status == status, run.stderr
+        events += [event for event in run.events if event["type"] != "error"]
+    last = run_engine("train", spec, tmp_path / "disturbed", device="cuda")
+    assert last.exit_status == 0, last.stderr
+    assert results(events + last.events) == results(undisturbed.events)
