@@ -129,8 +129,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--batch", type=int, default=None, help="real images per step (default: 512 on CUDA, 4 on CPU)")
     parser.add_argument("--repeats", type=int, default=5, help="timed calls; the median counts")
+    parser.add_argument("--autotune", action="store_true", help="let cuDNN choose kernels by timing them")
     arguments = parser.parse_args()
     make_deterministic()
+    torch.backends.cudnn.benchmark = arguments.autotune
     device = pick_device(arguments.device)
     torch.manual_seed(0)
     measure(arguments.batch or (512 if device.type == "cuda" else 4), device, arguments.repeats)
