@@ -74,9 +74,10 @@ def create_job(
     created = operations.create_job(sessions, sources, caller.tenant_id, body, idempotency_key=idempotency_key)
     # after the answer: the units are committed, and a broker that is slow or gone must not hold up the client
     background.add_task(doorbell.ring, created.unit_ids)
-    if not created.is_new:
-        response.status_code = status.HTTP_200_OK
     response.headers["Location"] = f"/jobs/{created.job.id}"
+    if created.is_new:
+        return views.fresh(created.job)
+    response.status_code = status.HTTP_200_OK
     with sessions() as session:
         return views.detail(session, created.job)
 

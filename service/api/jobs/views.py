@@ -25,6 +25,13 @@ def detail(session: Session, job: Job) -> JobDetail:
     return JobDetail.model_validate({**_shared(job, standing), "spec": job.spec, "progress": _progress(session, job)})
 
 
+def fresh(job: Job) -> JobDetail:
+    """Return a job that was created this moment: nothing can have happened yet, so nothing is asked."""
+    planned = sum(estimate(JobSpec.model_validate(job.spec), checkpoint_bytes=0).units.values())
+    progress = Progress(fraction=0.0, units_done=0, units_planned=planned, running=[])
+    return JobDetail.model_validate({**_shared(job, Standing()), "spec": job.spec, "progress": progress})
+
+
 def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
     """Return what a dry run answers."""
     size = estimate(spec, checkpoint_bytes=sizes.base_checkpoint)
