@@ -24,7 +24,7 @@ _ROOT = Path(__file__).parents[2]
 def _swift_python() -> Path:
     python = Path(os.environ.get("DDO_SWIFT_PYTHON", _ROOT / ".venv-swift" / "bin" / "python"))
     if not python.exists():
-        raise LocalError(f"the tests' S3 server needs {python}: run `make .venv-swift`")
+        raise LocalError(f"the tests' S3 server needs {python}: run `make .venv-swift/.installed`")
     return python
 
 
