@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-import ddo_engine
+import ddo_engine.spec as contract
 from service.settings import ServiceSettings
 from service.statuses import UnitKind
 
@@ -40,6 +40,6 @@ def engine_environment(settings: ServiceSettings) -> dict[str, str]:
         environment["CUDA_VISIBLE_DEVICES"] = gpu
     if settings.engine_python is None:
         # the engine runs in a folder of its own, and this package may not be installed but lie in ours
-        own = str(Path(ddo_engine.__path__[0]).parent)
+        own = str(Path(contract.__path__[0]).parents[1])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [own, environment.get("PYTHONPATH")]))
     return environment

@@ -1,4 +1,4 @@
-"""Stands in for ``python -m ddo_engine``: speaks its protocol at once, and misbehaves on request. Standard library only.
+"""Stands in for ``python -m ddo_engine``: speaks its protocol at once, and misbehaves on request.
 
 Its numbers and bytes are functions of spec and step, so that a resumed trial repeats them. What it shall do is in the
 JSON file that ``SCRIPT`` names: per kind (or ``trial`` + alpha) a mapping with
@@ -18,12 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-stop = False
-
-
-def request_stop(*_):
-    global stop
-    stop = True
+stop_requests = []
 
 
 def say(**event):
@@ -37,7 +32,7 @@ def wrote(role, path, kimg=None, **info):
 
 
 def main():
-    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGTERM, lambda *_: stop_requests.append(1))
     spec = json.loads(Path(sys.argv[4]).read_text())
     workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
     script = json.loads(Path(os.environ["SCRIPT"]).read_text())
@@ -95,11 +90,11 @@ def misbehave(end):
         time.sleep(600)
 
 
-def train(spec, step, workdir, todo):
+def train(spec, first, workdir, todo):
     steps = todo.get("steps", 4)
-    for step in range(step + 1, steps + 1):
+    for step in range(first + 1, steps + 1):
         wait(todo.get("step_seconds", 0.0))
-        if stop:
+        if stop_requests:
             save_state(workdir, step - 1)
             say(type="error", code="interrupted", message="stopped on request")
             sys.exit(75)
@@ -133,7 +128,7 @@ def evaluate(path, settings, kimg):
 
 def wait(seconds):
     until = time.monotonic() + seconds
-    while time.monotonic() < until and not stop:
+    while time.monotonic() < until and not stop_requests:
         time.sleep(min(0.02, seconds))
 
 

@@ -1,0 +1,285 @@
+"""Claims, fences and budgets, with many hands at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from ddo_engine.spec import EvaluationSettings, FileRole, Metric, Progress, Started
+from service import leases, reports
+from service.keys import object_file
+from service.lifecycle import cancel_job
+from service.models import Evaluation, Event, Job, TrainingMetric, WorkUnit
+from service.statuses import UnitKind
+from service.transitions import LeaseLostError
+from tests.job_rows import RowWorker, create_job, evaluated, file_written, job_spec
+
+SEARCH = EvaluationSettings(num_samples=50)
+GRID = {"alpha": [float(index) for index in range(1, 9)], "beta": [0.5]}
+
+
+def _trial(sessions, spec=None) -> leases.Claim:
+    """Claim the first trial of a new job."""
+    create_job(sessions, spec)
+    worker = RowWorker(sessions, lambda *_: 1.0)
+    while (claimed := worker.claim()) is not None and claimed.kind is not UnitKind.TRIAL:
+        worker.do(claimed)
+    assert claimed is not None
+    return claimed
+
+
+def _unit(sessions, claimed) -> WorkUnit:
+    with sessions() as session:
+        return session.get_one(WorkUnit, claimed.unit_id)
+
+
+def _do(sessions, call, *arguments, **named):
+    with sessions.begin() as session:
+        return call(session, *arguments, **named)
+
+
+def test_claim_of_one_unit_by_a_hundred_deliveries_succeeds_once(sessions):
+    create_job(sessions)
+    with sessions() as session:
+        unit_id = session.scalars(select(WorkUnit.id)).one()
+
+    with ThreadPoolExecutor(16) as pool:
+        claims = list(pool.map(lambda n: _do(sessions, leases.claim, f"w{n}", 30, unit_id), range(100)))
+
+    (claimed,) = [claimed for claimed in claims if claimed is not None]
+    assert claimed.attempt == 1
+
+
+def test_claims_of_many_workers_never_share_a_unit(sessions):
+    create_job(sessions, job_spec(grid=GRID))
+    worker = RowWorker(sessions, lambda *_: 1.0)
+    for _ in range(4):
+        worker.step()
+
+    with ThreadPoolExecutor(8) as pool:
+        claims = list(pool.map(lambda n: _do(sessions, leases.claim, f"w{n}", 30), range(30)))
+
+    taken = [claimed.unit_id for claimed in claims if claimed is not None]
+    assert len(taken) == len(set(taken)) == 8
+
+
+def test_claim_takes_turns_between_tenants(sessions):
+    create_job(sessions, job_spec(grid=GRID), tenant="large")
+    worker = RowWorker(sessions, lambda *_: 1.0)
+    for _ in range(4):
+        worker.step()
+    small = create_job(sessions, tenant="small")
+
+    first, second = _do(sessions, leases.claim, "a", 30), _do(sessions, leases.claim, "b", 30)
+
+    assert first is not None
+    assert first.job_id != small
+    assert second is not None
+    assert second.job_id == small
+
+
+@pytest.mark.parametrize("status", ["paused", "cancelling", "failed", "cancelled"])
+def test_claim_leaves_units_of_jobs_that_do_not_work(sessions, status):
+    create_job(sessions)
+    with sessions.begin() as session:
+        session.execute(update(Job).values(status=status))
+        unit_id = session.scalars(select(WorkUnit.id)).one()
+
+    assert _do(sessions, leases.claim, "w", 30) is None
+    assert _do(sessions, leases.claim, "w", 30, unit_id) is None
+
+
+STALE_WRITES = {
+    "heartbeat": lambda session, old: leases.heartbeat(session, old, 30),
+    "finish": leases.finish,
+    "fail": lambda session, old: leases.fail(session, old, {"code": "diverged", "message": "late"}),
+    "crash": lambda session, old: leases.crash(session, old, {"code": "x", "message": "late"}, max_crashes=3),
+    "lose": lambda session, old: leases.lose(session, old, {"code": "x", "message": "late"}, max_crashes=3),
+    "release": leases.release,
+    "stop": leases.stop,
+    "started": lambda session, old: reports.record_started(
+        session, old, Started(command="train", device="cpu", torch_version="0")
+    ),
+    "progress": lambda session, old: reports.record_progress(session, old, Progress(phase="x", done=1, total=2)),
+    "metric": lambda session, old: reports.record_metric(session, old, Metric(step=1, kimg=1, values={"loss": 1.0})),
+    "evaluation": lambda session, old: reports.record_evaluation(session, old, evaluated(1.0, 0.1, SEARCH)),
+    "checkpoint": lambda session, old: reports.record_checkpoint(
+        session, old, file_written(FileRole.CHECKPOINT, "late", 1.0), "late"
+    ),
+    "state": lambda session, old: reports.record_state(
+        session, old, file_written(FileRole.STATE, "late", 9.0), object_file("late", sha256="0" * 64, size_bytes=1)
+    ),
+    "drop_state": lambda session, old: reports.drop_state(session, old, "late"),
+    "artifact": lambda session, old: reports.record_artifact(
+        session, old, file_written(FileRole.REFERENCE_SET, "late"), "late"
+    ),
+}
+
+
+@pytest.mark.parametrize("write", STALE_WRITES)
+@pytest.mark.parametrize("successor", ["running", "queued", "ended"])
+def test_write_of_a_lost_attempt_is_rejected_and_changes_nothing(sessions, write, successor):
+    old = _trial(sessions)
+    with sessions.begin() as session:
+        session.execute(update(WorkUnit).values(lease_expires_at=text("clock_timestamp() - interval '1 s'")))
+    _do(sessions, leases.expire, old.unit_id, old.attempt, max_crashes=3)
+    if successor != "queued":
+        new = _do(sessions, leases.claim, "successor", 30, old.unit_id)
+        assert new.attempt == 2
+        if successor == "ended":
+            _do(sessions, leases.finish, new)
+    with sessions() as session:
+        events = session.scalar(select(func.count()).select_from(Event))
+        before = {name: value for name, value in vars(_unit(sessions, old)).items() if name[0] != "_"}
+
+    with pytest.raises(LeaseLostError):
+        _do(sessions, STALE_WRITES[write], old)
+
+    with sessions() as session:
+        assert session.scalar(select(func.count()).select_from(Event)) == events
+        assert {name: value for name, value in vars(_unit(sessions, old)).items() if name[0] != "_"} == before
+
+
+def test_expire_leaves_a_lease_that_was_renewed(sessions):
+    claimed = _trial(sessions)
+
+    with pytest.raises(LeaseLostError):
+        _do(sessions, leases.expire, claimed.unit_id, claimed.attempt, max_crashes=3)
+
+    assert _unit(sessions, claimed).status == "running"
+
+
+def test_crashes_without_progress_exhaust_attempts_with_growing_pauses(sessions):
+    claimed = _trial(sessions)
+    error = {"code": "engine_killed", "message": "killed"}
+    for crashes in (1, 2):
+        _do(sessions, leases.crash, claimed, error, max_crashes=3)
+        unit = _unit(sessions, claimed)
+        assert (unit.status, unit.crashes) == ("queued", crashes)
+        assert _do(sessions, leases.claim, "w", 30, claimed.unit_id) is None, "the pause was not kept"
+        _do(sessions, lambda session: session.execute(update(WorkUnit).values(run_after=func.clock_timestamp())))
+        claimed = _do(sessions, leases.claim, "w", 30, claimed.unit_id)
+
+    _do(sessions, leases.crash, claimed, error, max_crashes=3)
+
+    unit = _unit(sessions, claimed)
+    assert (unit.status, unit.error["code"], unit.attempt) == ("failed", "attempts_exhausted", 3)
+
+
+def test_saved_progress_restores_the_budget_and_repeated_progress_does_not(sessions):
+    claimed = _trial(sessions)
+    error = {"code": "engine_killed", "message": "killed"}
+
+    def crash_after_state(kimg):
+        nonlocal claimed
+        event = file_written(FileRole.STATE, f"state {kimg}", kimg)
+        file = object_file(f"state-{kimg}", sha256=event.sha256, size_bytes=1)
+        _do(sessions, reports.record_state, claimed, event, file)
+        _do(sessions, leases.crash, claimed, error, max_crashes=3)
+        _do(sessions, lambda session: session.execute(update(WorkUnit).values(run_after=func.clock_timestamp())))
+        claimed = _do(sessions, leases.claim, "w", 30, claimed.unit_id)
+        return _unit(sessions, claimed).crashes if claimed else None
+
+    assert [crash_after_state(kimg) for kimg in (1.0, 1.0, 2.0, 3.0, 3.0, 3.0)] == [1, 2, 1, 1, 2, None]
+
+
+def test_lost_workers_are_given_two_attempts_more_than_crashes(sessions):
+    claimed = _trial(sessions)
+    attempts = 0
+    while claimed is not None:
+        attempts += 1
+        _do(sessions, leases.lose, claimed, {"code": "disk_full", "message": "full"}, max_crashes=3)
+        _do(sessions, lambda session: session.execute(update(WorkUnit).values(run_after=func.clock_timestamp())))
+        claimed = _do(sessions, leases.claim, "w", 30, claimed.unit_id)
+
+    assert attempts == 5
+
+
+def test_release_costs_nothing_however_often(sessions):
+    claimed = _trial(sessions)
+    for _ in range(10):
+        assert _do(sessions, leases.release, claimed) == [claimed.unit_id]
+        claimed = _do(sessions, leases.claim, "w", 30, claimed.unit_id)
+
+    assert _unit(sessions, claimed).crashes == 0
+
+
+@pytest.mark.parametrize("end", ["release", "crash", "lose", "stop"])
+def test_cancelled_unit_never_returns_to_the_queue(sessions, end):
+    claimed = _trial(sessions)
+    _do(sessions, cancel_job, claimed.job_id)
+    assert _do(sessions, leases.heartbeat, claimed, 30) is True
+    error = {"error": {"code": "x", "message": "x"}, "max_crashes": 3} if end in ("crash", "lose") else {}
+
+    _do(sessions, getattr(leases, end), claimed, **error)
+
+    assert _unit(sessions, claimed).status == "cancelled"
+    with sessions() as session:
+        job = session.get_one(Job, claimed.job_id)
+        assert (job.status, job.termination_reason) == ("cancelled", "cancelled_by_user")
+        cancelled = session.scalar(select(func.count()).where(Event.type == "job.cancelled"))
+        assert cancelled == 1
+
+
+def test_cancel_job_twice_or_after_its_end_changes_nothing(sessions):
+    job_id = create_job(sessions, job_spec(rounds=1))
+    RowWorker(sessions, lambda index, *_: 2.0 - index).run()
+
+    _do(sessions, cancel_job, job_id)
+
+    with sessions() as session:
+        assert session.get_one(Job, job_id).status == "succeeded"
+
+
+def test_replayed_reports_are_stored_once_and_differences_are_noted(sessions):
+    claimed = _trial(sessions)
+    metric = Metric(step=5, kimg=0.5, values={"loss": 1.0})
+    checkpoint = file_written(FileRole.CHECKPOINT, "weights", 1.0)
+    for _ in range(2):
+        _do(sessions, reports.record_metric, claimed, metric)
+        _do(sessions, reports.record_evaluation, claimed, evaluated(1.0, 3.0, SEARCH))
+        _do(sessions, reports.record_checkpoint, claimed, checkpoint, "key")
+    with sessions() as session:
+        assert session.scalar(select(func.count()).where(Event.type == "unit.replay_mismatch")) == 0
+        (stored,) = session.scalars(select(Evaluation).where(Evaluation.unit_id == claimed.unit_id)).all()
+        assert stored.checkpoint_id is not None
+
+    _do(sessions, reports.record_metric, claimed, metric.model_copy(update={"values": {"loss": 2.0}}))
+    _do(sessions, reports.record_evaluation, claimed, evaluated(1.0, 4.0, SEARCH))
+    _do(sessions, reports.record_checkpoint, claimed, file_written(FileRole.CHECKPOINT, "other", 1.0), "key 2")
+
+    with sessions() as session:
+        told = session.scalars(select(Event.data).where(Event.type == "unit.replay_mismatch")).all()
+        assert [data["what"].split()[0] for data in told] == ["metric", "evaluation", "checkpoint"]
+        assert session.get_one(TrainingMetric, (claimed.unit_id, 5)).values == {"loss": 1.0}
+        (stored,) = session.scalars(select(Evaluation).where(Evaluation.unit_id == claimed.unit_id)).all()
+        assert stored.metrics["fid"] == 3.0
+
+
+def test_cancel_racing_claims_and_ends_leaves_nothing_open(sessions):
+    """No deadlock, no unit left behind, exactly one end, whoever wins."""
+    for _ in range(5):
+        job_id = create_job(sessions, job_spec(grid=GRID))
+        worker = RowWorker(sessions, lambda *_: 1.0)
+        for _ in range(4):
+            worker.step()
+
+        def work(_):
+            own = RowWorker(sessions, lambda *_: 1.0)
+            while (claimed := own.claim()) is not None:
+                try:
+                    own.do(claimed)
+                except LeaseLostError:
+                    continue
+
+        with ThreadPoolExecutor(6) as pool:
+            working = [pool.submit(work, n) for n in range(5)]
+            cancelling = pool.submit(_do, sessions, cancel_job, job_id)
+            for done in [*working, cancelling]:
+                done.result(30)
+        with sessions() as session:
+            statuses = set(session.scalars(select(WorkUnit.status).where(WorkUnit.job_id == job_id)))
+            assert statuses <= {"succeeded", "cancelled"}
+            ends = select(func.count()).where(Event.job_id == job_id)
+            ends = ends.where(Event.type.in_(["job.succeeded", "job.failed", "job.cancelled"]))
+            assert session.scalar(ends) == 1

@@ -1,0 +1,167 @@
+"""A job in memory: carries out the planner's actions as the database would, and lets units end in any way."""
+
+from dataclasses import replace
+
+from ddo_engine.spec import EvaluateSpec, FileRef, JobSpec, TrainSpec
+from service.job_view import (
+    CancelUnit,
+    CheckpointView,
+    CreateRound,
+    CreateUnit,
+    EvaluationView,
+    JobInputs,
+    JobView,
+    MoveJob,
+    MoveRound,
+    RoundView,
+    UnitView,
+)
+from service.planner import plan
+from service.statuses import JOB_ENDED, JobStatus, RoundStatus, UnitKind, UnitStatus, sources_of
+from tests.job_rows import CHECKPOINT_INFO, REPORT
+
+SEARCH, CONFIRM = "5" * 64, "c" * 64
+
+
+def file(name: str) -> FileRef:
+    return FileRef(uri=f"object:{name}", sha256="0" * 64, size_bytes=1)
+
+
+INPUTS = JobInputs(
+    checkpoint=file("base"),
+    dataset=file("data"),
+    feature_network=file("features"),
+    checkpoint_info=CHECKPOINT_INFO,
+    dataset_info=REPORT.dataset,
+)
+
+
+class JobModel:
+    """The rows of one job, and what was done to them."""
+
+    def __init__(self, spec: JobSpec) -> None:
+        self.view = JobView("job", JobStatus.VALIDATING, spec)
+        self.specs: dict[str, object] = {}
+        self.ends: list[MoveJob] = []
+        self.completed: list[MoveRound] = []
+        self.settle()
+
+    def settle(self) -> None:
+        """Do what the planner asks for until it asks for nothing."""
+        for _ in range(20):
+            actions = plan(self.view)
+            if not actions:
+                return
+            for action in actions:
+                self._apply(action)
+        raise AssertionError("the plan does not settle")
+
+    def unit(self, unit_id: str) -> UnitView:
+        return next(unit for unit in self.view.units if unit.id == unit_id)
+
+    def with_status(self, *statuses: UnitStatus) -> list[UnitView]:
+        return [unit for unit in self.view.units if unit.status in statuses]
+
+    def claim(self, unit: UnitView) -> None:
+        self._move_unit(unit.id, UnitStatus.RUNNING)
+        if self.view.status is JobStatus.QUEUED and unit.kind is not UnitKind.VALIDATE:
+            self._move_job(JobStatus.RUNNING)
+
+    def requeue(self, unit: UnitView) -> None:
+        self._move_unit(unit.id, UnitStatus.CANCELLED if unit.cancel_requested else UnitStatus.QUEUED)
+        self.settle()
+
+    def succeed(self, unit: UnitView, fids: list[float]) -> None:
+        """End a unit well. A trial keeps a checkpoint per FID; an evaluation gives its checkpoint the first."""
+        spec = self.specs[unit.id]
+        artifact = None
+        if unit.kind is UnitKind.VALIDATE:
+            self.view = replace(self.view, inputs=INPUTS)
+        elif unit.kind is UnitKind.REFERENCE:
+            artifact = file(f"artifact-{unit.id}")
+        elif unit.kind is UnitKind.TRIAL:
+            self.evaluate_trial(unit, fids)
+        elif isinstance(spec, EvaluateSpec):
+            name = str(spec.checkpoint.uri).removeprefix("object:")
+            samples = [settings.num_samples for settings in spec.evaluations]
+            for number in samples:
+                self._add_evaluation(unit, name, 0.0, number, fids[0])
+        self._move_unit(unit.id, UnitStatus.SUCCEEDED, artifact=artifact)
+        self.settle()
+
+    def fail(self, unit: UnitView, code: str, fids: list[float]) -> None:
+        if unit.kind is UnitKind.TRIAL:
+            self.evaluate_trial(unit, fids)
+        self._move_unit(unit.id, UnitStatus.FAILED, error={"code": code, "message": "it failed"})
+        self.settle()
+
+    def stop(self, unit: UnitView) -> None:
+        self._move_unit(unit.id, UnitStatus.CANCELLED)
+        self.settle()
+
+    def cancel(self) -> None:
+        if self.view.status in sources_of(JobStatus.CANCELLING):
+            self._move_job(JobStatus.CANCELLING)
+        self.settle()
+
+    def evaluate_trial(self, unit: UnitView, fids: list[float]) -> None:
+        spec = self.specs[unit.id]
+        assert isinstance(spec, TrainSpec)
+        assert spec.evaluation is not None
+        for index, fid in enumerate(fids):
+            name = f"{unit.id}-{index}"
+            checkpoint = CheckpointView(name, unit.id, file(name))
+            self.view = replace(self.view, checkpoints=(*self.view.checkpoints, checkpoint))
+            self._add_evaluation(unit, name, float(index), spec.evaluation.num_samples, fid)
+
+    def _add_evaluation(self, unit: UnitView, checkpoint_id: str, kimg: float, num_samples: int, fid: float) -> None:
+        fingerprint = SEARCH if num_samples == self.view.spec.evaluation.num_samples else CONFIRM
+        row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid)
+        self.view = replace(self.view, evaluations=(*self.view.evaluations, row))
+
+    def _apply(self, action: object) -> None:
+        match action:
+            case CreateRound(index=index, reference_id=reference_id):
+                assert index == len(self.view.rounds), "rounds come in order"
+                new = RoundView(index, RoundStatus.PENDING, reference_id)
+                self.view = replace(self.view, rounds=(*self.view.rounds, new))
+                if index == 0:
+                    self.view = replace(self.view, checkpoints=(CheckpointView("base", None, file("base")),))
+            case CreateUnit():
+                self._create_unit(action)
+            case MoveRound(index=index, target=target, winner_id=winner_id):
+                rounds = list(self.view.rounds)
+                assert rounds[index].status in sources_of(target)
+                rounds[index] = replace(rounds[index], status=target, winner_id=winner_id)
+                self.view = replace(self.view, rounds=tuple(rounds))
+                if target is RoundStatus.COMPLETED:
+                    self.completed.append(action)
+            case MoveJob(target=target):
+                self._move_job(target)
+                if target in JOB_ENDED:
+                    self.ends.append(action)
+            case CancelUnit(unit_id=unit_id):
+                if self.unit(unit_id).status is UnitStatus.QUEUED:
+                    self._move_unit(unit_id, UnitStatus.CANCELLED)
+                else:
+                    self._change_unit(unit_id, cancel_requested=True)
+
+    def _create_unit(self, action: CreateUnit) -> None:
+        assert not [u for u in self.view.units_of(action.kind, action.round_index) if u.position == action.position]
+        assert self.view.status not in JOB_ENDED
+        unit_id = f"{action.kind}-{action.round_index}-{action.position}"
+        unit = UnitView(unit_id, action.kind, action.round_index, action.position, UnitStatus.QUEUED)
+        self.specs[unit_id] = action.spec
+        self.view = replace(self.view, units=(*self.view.units, unit))
+
+    def _move_job(self, target: JobStatus) -> None:
+        assert self.view.status in sources_of(target), f"{self.view.status} to {target}"
+        self.view = replace(self.view, status=target)
+
+    def _move_unit(self, unit_id: str, target: UnitStatus, **changes: object) -> None:
+        assert self.unit(unit_id).status in sources_of(target)
+        self._change_unit(unit_id, status=target, **changes)
+
+    def _change_unit(self, unit_id: str, **changes: object) -> None:
+        units = tuple(replace(u, **changes) if u.id == unit_id else u for u in self.view.units)
+        self.view = replace(self.view, units=units)

@@ -1,0 +1,158 @@
+"""What the planner puts into specs, and what it says when a job ends badly."""
+
+from itertools import pairwise
+
+import pytest
+
+from ddo_engine.spec import EvaluateSpec, GenerateSpec, TrainSpec
+from service.seeds import reference_set_seed, trial_seed
+from service.statuses import JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
+from tests.job_rows import job_spec
+from tests.unit.service.planner_model import JobModel
+
+
+def _run(job: JobModel, unit_id: str, fids: list[float] | None = None) -> None:
+    job.claim(job.unit(unit_id))
+    job.succeed(job.unit(unit_id), fids or [1.0])
+
+
+def _to_trials(job: JobModel) -> None:
+    for unit_id in ("validate-None-0", "baseline-0-0", "reference-1-0", "reference-1-1"):
+        _run(job, unit_id, [10.0])
+
+
+def test_plan_baseline_measures_search_and_confirm_protocol():
+    job = JobModel(job_spec(confirm={"num_samples": 500, "seed": 9}))
+    _run(job, "validate-None-0")
+
+    spec = job.specs["baseline-0-0"]
+
+    assert isinstance(spec, EvaluateSpec)
+    assert [(item.num_samples, item.seed) for item in spec.evaluations] == [(50, 0), (500, 9)]
+
+
+def test_plan_reference_shards_cover_the_set_without_overlap():
+    job = JobModel(job_spec())
+    _run(job, "validate-None-0")
+
+    shards = [job.specs[f"reference-1-{shard}"] for shard in range(2)]
+
+    assert all(isinstance(shard, GenerateSpec) for shard in shards)
+    seeds = [seed for shard in shards for seed in range(shard.first_seed, shard.first_seed + shard.num_samples)]
+    assert seeds == list(range(seeds[0], seeds[0] + 101))
+
+
+def test_plan_trials_follow_the_grid():
+    job = JobModel(job_spec())
+    _to_trials(job)
+
+    trials = [job.specs[f"trial-1-{position}"] for position in range(2)]
+
+    assert all(isinstance(trial, TrainSpec) for trial in trials)
+    assert [trial.objective.alpha for trial in trials] == [2.0, 4.0]
+    assert trials[0].seed != trials[1].seed
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+def test_reference_seeds_of_the_largest_job_meet_no_other_seed(seed):
+    spec = job_spec(seed=seed, rounds=100, reference_set={"num_samples": 10_000_000})
+
+    firsts = [reference_set_seed(spec, index) for index in range(1, 101)]
+
+    assert all(after - before == 10_000_000 for before, after in pairwise(firsts))
+    assert firsts[0] > 2**31 - 1 + 1_000_000  # largest evaluation seed plus largest num_samples
+    assert firsts[-1] + 10_000_000 <= 2**32
+
+
+def test_trial_seeds_are_distinct_and_stay():
+    spec = job_spec(seed=3)
+
+    seeds = [trial_seed(spec, index, position) for index in range(1, 25) for position in range(20)]
+
+    assert len(set(seeds)) == len(seeds)
+    assert trial_seed(spec, 1, 0) == 405664147
+    assert trial_seed(job_spec(seed=4), 1, 0) != seeds[0]
+
+
+@pytest.mark.parametrize("kind", ["validate", "baseline", "reference", "confirm"])
+def test_plan_failure_of_an_indispensable_unit_fails_the_job(kind):
+    job = JobModel(job_spec(confirm={"num_samples": 500}))
+    if kind != "validate":
+        _run(job, "validate-None-0")
+    if kind == "confirm":
+        _run(job, "baseline-0-0")
+        for unit_id in ("reference-1-0", "reference-1-1", "trial-1-0", "trial-1-1"):
+            _run(job, unit_id)
+    unit = next(unit for unit in job.with_status(UnitStatus.QUEUED) if unit.kind == kind)
+    job.claim(unit)
+
+    job.fail(unit, "out_of_memory", [])
+
+    (end,) = job.ends
+    assert (job.view.status, end.reason) == (JobStatus.FAILED, TerminationReason.OUT_OF_MEMORY)
+    assert end.error["message"].endswith("it failed.")
+    failed = [item.index for item in job.view.rounds if item.status is RoundStatus.FAILED]
+    assert failed == ([] if unit.round_index is None else [unit.round_index])
+
+
+def test_plan_one_failed_trial_is_tolerated_and_its_checkpoints_count():
+    job = JobModel(job_spec(rounds=1))
+    _to_trials(job)
+    _run(job, "trial-1-0", [9.0])
+    job.claim(job.unit("trial-1-1"))
+
+    job.fail(job.unit("trial-1-1"), "diverged", [3.0])
+
+    assert job.view.status is JobStatus.SUCCEEDED
+    assert job.ends[0].best_checkpoint_id == "trial-1-1-0"
+
+
+def test_plan_all_trials_failed_gives_the_reason_of_the_first():
+    job = JobModel(job_spec())
+    _to_trials(job)
+    for position, code in ((1, "out_of_memory"), (0, "diverged")):
+        unit = job.unit(f"trial-1-{position}")
+        job.claim(unit)
+        job.fail(unit, code, [])
+
+    assert (job.view.status, job.ends[0].reason) == (JobStatus.FAILED, TerminationReason.DIVERGED)
+    assert job.ends[0].error["message"] == "round 1, trial 0: it failed."
+    assert job.view.rounds[1].status is RoundStatus.FAILED
+
+
+def test_plan_differing_protocols_are_never_ranked():
+    job = JobModel(job_spec(rounds=1))
+    _to_trials(job)
+    for position in range(2):
+        unit = job.unit(f"trial-1-{position}")
+        job.claim(unit)
+        if position == 1:
+            job._add_evaluation(unit, "base", 0.0, 999, 1.0)  # another number of samples: another fingerprint
+        job.succeed(job.unit(unit.id), [5.0])
+
+    assert (job.view.status, job.ends[0].reason) == (JobStatus.FAILED, TerminationReason.ENGINE_ERROR)
+    assert "more than one protocol" in job.ends[0].error["message"]
+
+
+def test_plan_equal_fids_are_decided_by_the_grid_not_by_the_race():
+    for order in ((0, 1), (1, 0)):
+        job = JobModel(job_spec(rounds=1))
+        _to_trials(job)
+        for position in order:
+            _run(job, f"trial-1-{position}", [4.0, 4.0])
+        assert job.ends[0].best_checkpoint_id == "trial-1-0-0"
+
+
+def test_plan_cancel_waits_for_running_units_only():
+    job = JobModel(job_spec())
+    _run(job, "validate-None-0")
+    job.claim(job.unit("baseline-0-0"))
+
+    job.cancel()
+
+    assert job.view.status is JobStatus.CANCELLING
+    assert job.unit("baseline-0-0").cancel_requested
+    assert job.unit("reference-1-0").status is UnitStatus.CANCELLED
+    job.stop(job.unit("baseline-0-0"))
+    assert (job.view.status, job.ends[0].reason) == (JobStatus.CANCELLED, TerminationReason.CANCELLED_BY_USER)
+    assert {unit.kind for unit in job.view.units} == {UnitKind.VALIDATE, UnitKind.BASELINE, UnitKind.REFERENCE}
