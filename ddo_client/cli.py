@@ -23,8 +23,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-_console = Console(highlight=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_PIPE_WIDTH = 200
+
+
+def _console_of(*, stderr: bool = False) -> Console:
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH  # what is read by programs is not cut at 80 columns
+    return console
+
+
+_console = _console_of()
+_errors = _console_of(stderr=True)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="job_…")]
 

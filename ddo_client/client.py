@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -112,10 +113,7 @@ class Client:
         params: dict[str, Any] = {"limit": min(limit or 100, 100)}
         if statuses:
             params["status"] = list(statuses)
-        for number, job in enumerate(self._pages(JobSummary, "/jobs", params)):
-            if number == limit:
-                return
-            yield job
+        yield from islice(self._pages(JobSummary, "/jobs", params), limit)
 
     def job(self, job_id: str) -> Job:
         """Return a job."""

@@ -11,7 +11,6 @@ import httpx
 from ddo_client.errors import DownloadFailed
 from ddo_client.models import SignedDownload
 
-_CHUNK = 1 << 20
 _ATTEMPTS_WITHOUT_PROGRESS = 6
 
 OnProgress = Callable[[int, int], None]
@@ -82,7 +81,7 @@ def _fetch_rest(http: httpx.Client, signed: SignedDownload, part: Path, on_progr
             resumes = response.status_code == 206 and have > 0
             done = have if resumes else 0
             with part.open("ab" if resumes else "wb") as file:
-                for chunk in response.iter_bytes(_CHUNK):
+                for chunk in response.iter_bytes():
                     done += len(chunk)
                     if done > signed.size_bytes:
                         raise DownloadFailed(f"more than the {signed.size_bytes} bytes of the checkpoint arrived")

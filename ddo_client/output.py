@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from rich.console import Group, RenderableType
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -36,10 +36,13 @@ def jobs_table(jobs: Iterable[JobSummary]) -> Table:
     """Return a line for each job."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for name in ("job", "name", "status", "rounds", "base FID", "best FID", "created"):
-        table.add_column(name, justify="right" if name in ("rounds", "base FID", "best FID") else "left")
+        # ids are there to be copied: they are never cut
+        width = 30 if name == "job" else None
+        justify: JustifyMethod = "right" if name in ("rounds", "base FID", "best FID") else "left"
+        table.add_column(name, justify=justify, min_width=width, no_wrap=name in ("job", "created"))
     for job in jobs:
         table.add_row(
-            Text(job.id, no_wrap=True),
+            Text(job.id),
             Text(job.name or _MISSING),
             status(job.status),
             str(job.rounds_completed),
@@ -119,8 +122,16 @@ def plan_view(plan: Plan) -> Table:
 
 def event_line(event: Event) -> Text:
     """Return an event in one line."""
-    data = " ".join(f"{name}={value}" for name, value in event.data.items() if value is not None)
-    return Text(f"{local_time(event.created_at)}  {event.type:<20} {data}")
+    data = " ".join(f"{name}={_value(value)}" for name, value in event.data.items() if value is not None)
+    return Text(f"{local_time(event.created_at)}  {event.type:<20} {data}".rstrip())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} {_value(inside)}" for name, inside in value.items()) + "}"
+    return str(value)
 
 
 def evaluation_line(event: Event) -> Text | None:

@@ -27,7 +27,7 @@ def watch(client: Client, job_id: str, console: Console, *, poll_seconds: float 
             for event in client.events(job_id, after=last_event):
                 last_event = event.id
                 if (line := evaluation_line(event)) is not None:
-                    bar.console.print(line)
+                    bar.console.print(line, soft_wrap=True)
             told = " · ".join(part for part in (progress_line(job), improvement(job)) if part)
             bar.update(task, completed=job.progress.fraction, description=told, status=job.status)
             if job.has_ended:
