@@ -36,6 +36,7 @@ def _hashes(workplace, job_id: str) -> list[str]:
         return sorted(session.scalars(statement))
 
 
+@pytest.mark.slow
 def test_worker_killed_mid_trial_successor_resumes_to_the_same_bytes(workplace):
     workplace.script(trial={"steps": 6})
     workplace.start_worker()
@@ -68,6 +69,7 @@ def test_worker_killed_mid_trial_successor_resumes_to_the_same_bytes(workplace):
     assert counted == 6
 
 
+@pytest.mark.slow
 def test_worker_terminated_hands_unit_back_at_no_cost_and_exits(workplace):
     workplace.script(trial={"steps": 8, "step_seconds": 0.3})
     worker = workplace.start_worker()
@@ -92,6 +94,7 @@ def test_worker_terminated_hands_unit_back_at_no_cost_and_exits(workplace):
     assert [event.data["reason"] for event in requeued] == ["preempted"]
 
 
+@pytest.mark.slow
 def test_worker_frozen_past_its_lease_writes_nothing_more(workplace):
     """SIGSTOP the worker alone: its engine goes on talking, a successor takes the unit, then the worker wakes up."""
     workplace.script(trial={"steps": 10, "step_seconds": 0.4})
@@ -124,6 +127,7 @@ def _state_before(events: list[Event], event_id: int) -> float:
     return max(e.data["kimg"] for e in events if e.type == "unit.state_saved" and e.id < event_id)
 
 
+@pytest.mark.slow
 def test_queue_wiped_while_twenty_units_wait_all_run_once(workplace, valkey):
     job_ids = [workplace.submit(workplace.spec(grid=ONE_TRIAL), ring=True) for _ in range(20)]
     with valkey.connect() as client:
@@ -143,6 +147,7 @@ def test_queue_wiped_while_twenty_units_wait_all_run_once(workplace, valkey):
     assert len(workplace.runs) == len(units)
 
 
+@pytest.mark.slow
 def test_broker_killed_running_unit_goes_on_and_waiting_ones_run(workplace):
     with ValkeyServer() as broker:
         workplace.script(trial={"steps": 8, "step_seconds": 0.3})
@@ -160,6 +165,31 @@ def test_broker_killed_running_unit_goes_on_and_waiting_ones_run(workplace):
     assert {unit.attempt for unit in workplace.units()} == {1}
 
 
+@pytest.mark.slow
+def test_database_away_for_longer_than_a_lease_engine_stops_itself_and_job_goes_on(workplace, postgres):
+    workplace.script(trial={"steps": 12, "step_seconds": 0.3})
+    workplace.start_worker()
+    job_id = workplace.submit(workplace.spec(grid=ONE_TRIAL))
+    workplace.wait_until(lambda: _has_state(workplace))
+    engine = psutil.Process(_engine_pid(workplace, "trial"))
+
+    postgres.stop()
+    stopped_at = time.monotonic()
+    try:
+        engine.wait(10)
+        stopped_itself_after = time.monotonic() - stopped_at
+        time.sleep(max(0.0, 5.0 - stopped_itself_after))
+    finally:
+        postgres.start()
+    job = workplace.wait_for_end(job_id)
+
+    assert stopped_itself_after < 4.0, "the engine ran on after its lease"
+    assert job.status == "succeeded"
+    assert int(workplace.runs[-1].split()[3]) > 0, "did not resume"
+    assert "unit.replay_mismatch" not in [event.type for event in _events(workplace, job_id)]
+
+
+@pytest.mark.slow
 def test_poison_unit_fails_after_three_crashes_while_neighbours_finish(workplace):
     workplace.script(**{"trial 666.0": {"end": "abort"}})
     workplace.start_worker()
@@ -236,6 +266,7 @@ def test_silent_engine_is_ended(workplace):
     assert requeued == ["engine_stalled"]
 
 
+@pytest.mark.slow
 def test_damaged_state_in_store_starts_the_trial_anew(workplace):
     workplace.script(trial={"steps": 6, "step_seconds": 0.4})
     worker = workplace.start_worker()
