@@ -211,7 +211,9 @@ class Evaluation(Base):
     """Numbers of one evaluation. Rank only rows with the same fingerprint."""
 
     __tablename__ = "evaluations"
-    __table_args__ = (UniqueConstraint("unit_id", "checkpoint_id", "kimg", "fingerprint", postgresql_nulls_not_distinct=True),)
+    __table_args__ = (
+        UniqueConstraint("unit_id", "checkpoint_id", "kimg", "fingerprint", postgresql_nulls_not_distinct=True),
+    )
 
     id: Mapped[str] = _id("eval")
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
