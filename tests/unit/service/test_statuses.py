@@ -18,7 +18,7 @@ def test_sources_of_equal_texts_are_those_of_their_kind():
     assert sources_of(UnitStatus.RUNNING) == {UnitStatus.QUEUED}
 
 
-@pytest.mark.parametrize("ended", [*JOB_ENDED, *UNIT_ENDED, RoundStatus.COMPLETED, RoundStatus.FAILED])
+@pytest.mark.parametrize("ended", [*sorted(JOB_ENDED), *sorted(UNIT_ENDED), RoundStatus.COMPLETED, RoundStatus.FAILED])
 def test_ends_are_final_and_reachable(ended):
     assert ended not in TRANSITIONS[type(ended)]
     assert sources_of(ended)
