@@ -1,16 +1,17 @@
 """What people see: tables and sentences. Text from the service is never read as markup."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddo_client.models import Event, Job, JobSummary, Plan, Round, RunningUnit, Trial
+from ddo_client.models import Event, Job, JobSummary, Measured, Plan, Round, RunningUnit, Trial
 
 _COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 _MISSING = "–"
+_METRICS = {"fid": "FID", "precision": "precision", "recall": "recall"}
 
 
 def number(value: float | None, *, digits: int = 4) -> str:
@@ -81,28 +82,40 @@ def job_error(job: JobSummary) -> Text:
     return Text(f"{where}{job.error.message} ({job.error.code})", style="red")
 
 
-def rounds_table(rounds: Iterable[Round]) -> Table:
-    """Return a line for each trial, winners marked."""
+def rounds_table(rounds: Sequence[Round]) -> Table:
+    """Return a line for each trial, winners marked.
+
+    FIDs of the search and of the confirmation, which have different protocols, stand in different columns.
+    """
+    is_confirmed = any(trial.confirmed for round_ in rounds for trial in round_.trials)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for name in ("round", "status", "trial", "alpha", "beta", "FID", "precision", "recall", "at kimg", ""):
-        table.add_column(name, justify="left" if name in ("status", "") else "right")
+    fids = ("FID", "confirmed") if is_confirmed else ("FID",)
+    for name in ("round", "status", "trial", "alpha", "beta", *fids, "precision", "recall", "at kimg", ""):
+        table.add_column(name, justify="left" if name in ("status", "") else "right", no_wrap=True)
     for round_ in rounds:
         if round_.round_index == 0:
-            measured = round_.winner.measured if round_.winner else None
-            numbers = (measured.fid, measured.precision, measured.recall) if measured else (None, None, None)
-            table.add_row("0", status(round_.status), "base", "", "", *map(number, numbers))
+            base = round_.winner.measured if round_.winner else None
+            search = None if is_confirmed else base
+            cells = _numbers(search, base, is_confirmed)
+            table.add_row("0", status(round_.status), "base", "", "", *cells)
         for position, trial in enumerate(round_.trials):
             index = str(round_.round_index) if position == 0 else ""
-            table.add_row(index, *_trial_cells(round_, trial))
+            table.add_row(index, *_trial_cells(round_, trial, is_confirmed))
     return table
 
 
-def _trial_cells(round_: Round, trial: Trial) -> list[RenderableType]:
-    best = trial.confirmed or trial.best
-    numbers = (best.fid, best.precision, best.recall, best.kimg) if best else (None, None, None, None)
+def _numbers(search: Measured | None, confirmed: Measured | None, is_confirmed: bool) -> list[str]:
+    shown = confirmed or search
+    fids = [search, confirmed] if is_confirmed else [search]
+    told = [number(each.fid if each else None) for each in fids]
+    return [*told, number(shown.precision if shown else None), number(shown.recall if shown else None)]
+
+
+def _trial_cells(round_: Round, trial: Trial, is_confirmed: bool) -> list[RenderableType]:
     is_winner = round_.winner is not None and round_.winner.trial_index == trial.trial_index
     note = "★ winner" if is_winner else trial.error.message or "" if trial.error else ""
-    told = [str(trial.trial_index), number(trial.alpha), number(trial.beta), *map(number, numbers)]
+    told = [str(trial.trial_index), number(trial.alpha), number(trial.beta)]
+    told += [*_numbers(trial.best, trial.confirmed, is_confirmed), number(trial.best_kimg)]
     return [status(trial.status), *told, Text(note)]
 
 
@@ -140,7 +153,8 @@ def evaluation_line(event: Event) -> Text | None:
     round_ = f"round {data.get('round_index', '?')}"
     if event.type in ("trial.evaluated", "checkpoint.evaluated"):
         metrics = ", ".join(
-            f"{'FID' if name == 'fid' else name} {number(value)}" for name, value in (data.get("metrics") or {}).items()
+            f"{_METRICS.get(name, name)} {number(value)}"
+            for name, value in sorted((data.get("metrics") or {}).items(), key=lambda item: _order(item[0]))
         )
         samples = f" on {data['num_samples']:,} samples" if data.get("num_samples") else ""
         return Text(f"{round_} {_what(event)}: {metrics}{samples}")
@@ -150,6 +164,11 @@ def evaluation_line(event: Event) -> Text | None:
         error = data.get("error") or {}
         return Text(f"{data.get('kind', 'unit')} failed: {error.get('message', 'no reason given')}", style="red")
     return None
+
+
+def _order(metric: str) -> tuple[int, str]:
+    known = list(_METRICS)
+    return (known.index(metric) if metric in known else len(known), metric)
 
 
 def _what(event: Event) -> str:
