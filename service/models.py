@@ -9,7 +9,7 @@
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -47,7 +47,12 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: DateTime(timezone=True), Json: JSONB, str: Text, float: Float(53)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        Json: JSONB,
+        str: Text,
+        float: Float(53),
+    }
 
 
 def _id(prefix: str) -> Mapped[str]:

@@ -9,9 +9,74 @@ Settings are reused, not mapped: ``TrainingSettings`` in a job is the same objec
 """
 
 from ddo_engine.spec.base import FileRef, PositiveFloat, Seed, Settings, Sha256, Uri, map_files
-from ddo_engine.spec.settings import ConfirmSettings, DDOObjective, DatasetSettings, EvaluationSettings, Grid, LabelDistribution, MLEObjective, Objective, ReferenceSetSettings, SamplerSettings, TrainingSettings
+from ddo_engine.spec.event import (
+    ENGINE_EVENT,
+    CheckpointInfo,
+    DatasetInfo,
+    EngineEvent,
+    Evaluated,
+    Failed,
+    FileRole,
+    FileWritten,
+    Finished,
+    Metric,
+    Progress,
+    Report,
+    Started,
+)
 from ddo_engine.spec.job import JobSpec
-from ddo_engine.spec.unit import EvaluateSpec, GenerateSpec, TrainSpec, UNIT_SPEC, UnitSpec, ValidateSpec
-from ddo_engine.spec.event import CheckpointInfo, DatasetInfo, ENGINE_EVENT, EngineEvent, Evaluated, Failed, FileRole, FileWritten, Finished, Metric, Progress, Report, Started
+from ddo_engine.spec.settings import (
+    ConfirmSettings,
+    DatasetSettings,
+    DDOObjective,
+    EvaluationSettings,
+    Grid,
+    LabelDistribution,
+    MLEObjective,
+    Objective,
+    ReferenceSetSettings,
+    SamplerSettings,
+    TrainingSettings,
+)
+from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpec, UnitSpec, ValidateSpec
 
-__all__ = ["CheckpointInfo", "ConfirmSettings", "DDOObjective", "DatasetInfo", "DatasetSettings", "ENGINE_EVENT", "EngineEvent", "EvaluateSpec", "Evaluated", "EvaluationSettings", "Failed", "FileRef", "FileRole", "FileWritten", "Finished", "GenerateSpec", "Grid", "JobSpec", "LabelDistribution", "MLEObjective", "Metric", "Objective", "PositiveFloat", "Progress", "ReferenceSetSettings", "Report", "SamplerSettings", "Seed", "Settings", "Sha256", "Started", "TrainSpec", "TrainingSettings", "UNIT_SPEC", "UnitSpec", "Uri", "ValidateSpec", "map_files"]
+__all__ = [
+    "ENGINE_EVENT",
+    "UNIT_SPEC",
+    "CheckpointInfo",
+    "ConfirmSettings",
+    "DDOObjective",
+    "DatasetInfo",
+    "DatasetSettings",
+    "EngineEvent",
+    "EvaluateSpec",
+    "Evaluated",
+    "EvaluationSettings",
+    "Failed",
+    "FileRef",
+    "FileRole",
+    "FileWritten",
+    "Finished",
+    "GenerateSpec",
+    "Grid",
+    "JobSpec",
+    "LabelDistribution",
+    "MLEObjective",
+    "Metric",
+    "Objective",
+    "PositiveFloat",
+    "Progress",
+    "ReferenceSetSettings",
+    "Report",
+    "SamplerSettings",
+    "Seed",
+    "Settings",
+    "Sha256",
+    "Started",
+    "TrainSpec",
+    "TrainingSettings",
+    "UnitSpec",
+    "Uri",
+    "ValidateSpec",
+    "map_files",
+]

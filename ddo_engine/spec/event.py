@@ -114,6 +114,6 @@ class Finished(Settings):
 EngineEvent = Annotated[
     Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished, Field(discriminator="type")
 ]
-ENGINE_EVENT: TypeAdapter[Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished] = TypeAdapter(
-    EngineEvent
+ENGINE_EVENT: TypeAdapter[Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished] = (
+    TypeAdapter(EngineEvent)
 )

@@ -72,9 +72,14 @@ class TrainingSettings(Settings):
     kimg: PositiveFloat = Field(le=1e7, description="Length of a trial in thousands of real images.")
     batch_size: int = Field(ge=1, le=65536, description="Real images per step; a DDO step adds as many fakes.")
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of Adam.")
-    warmup_kimg: float = Field(default=0.0, ge=0, description="Linear warm-up from 0; the paper's EDM runs: all of kimg.")
+    warmup_kimg: float = Field(
+        default=0.0, ge=0, description="Linear warm-up from 0; all of kimg in the paper's EDM runs."
+    )
     final_learning_rate_factor: float = Field(
-        default=1.0, gt=0, le=1, description="After warm-up the rate follows a half cosine down to this share of the peak."
+        default=1.0,
+        gt=0,
+        le=1,
+        description="After warm-up the rate follows a half cosine down to this share of the peak.",
     )
     adam_betas: tuple[float, float] = (0.9, 0.999)
     ema_half_life_kimg: PositiveFloat = Field(description="EMA weights forget half after so many thousand images.")
@@ -129,7 +134,10 @@ class DatasetSettings(Settings):
 
     uri: Uri
     grey_levels: int = Field(
-        default=256, ge=2, le=256, description="Equally spaced values that a pixel takes; generated images are rounded to the same."
+        default=256,
+        ge=2,
+        le=256,
+        description="Equally spaced values that a pixel takes; generated images are rounded to the same.",
     )
 
 
