@@ -105,9 +105,10 @@ def demo(out: Path, *, seed: int, console: Console) -> int:
         results = {name: verdict(path, bench, num_seeds=1) for name, path in (("base", base), ("finetuned", finetuned))}
     console.print(table(results, "5,000 samples each, from latents that no selection saw"))
     console.print(
-        "FID here is a distance between features of small digit classifiers: comparable only with itself. 'judge' is a "
-        "classifier trained on held-out digits alone. DDO buys sample quality with likelihood: the denoising loss "
-        "rises.\n"
+        "What this is: FID here is a distance between features of small digit classifiers, comparable only with itself; "
+        "'judge' is a classifier trained on held-out digits alone. Most of the drop is one defect that likelihood training "
+        "leaves, samples cut at black and white come out flat, and DDO mends (docs/experiments.md). What gets worse: the "
+        "denoising loss.\n"
     )
     compare(base, finetuned, out / "base-and-finetuned.png")
     console.print(f"Samples before and after, same latents: {out / 'base-and-finetuned.png'}")
