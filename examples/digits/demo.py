@@ -30,6 +30,11 @@ from examples.digits.verdict import Bench, table, verdict
 
 ASSETS = Path(__file__).parent / "assets"
 NUM_WORKERS = 2
+WHAT_IT_IS = """\
+What this is: FID here is a distance between features of small digit classifiers, comparable only with itself; 'judge'
+is a classifier trained on held-out digits alone. Most of the drop is one defect that likelihood training leaves and DDO
+mends: samples that come out flat, cut at black and white (docs/experiments.md). What gets worse: the denoising loss.
+"""
 
 
 def job_body(dataset: Path, *, seed: int) -> dict[str, Any]:
@@ -104,12 +109,7 @@ def demo(out: Path, *, seed: int, console: Console) -> int:
     with console.status("judging"):
         results = {name: verdict(path, bench, num_seeds=1) for name, path in (("base", base), ("finetuned", finetuned))}
     console.print(table(results, "5,000 samples each, from latents that no selection saw"))
-    console.print(
-        "What this is: FID here is a distance between features of small digit classifiers, comparable only with itself; "
-        "'judge' is a classifier trained on held-out digits alone. Most of the drop is one defect that likelihood training "
-        "leaves, samples cut at black and white come out flat, and DDO mends (docs/experiments.md). What gets worse: the "
-        "denoising loss.\n"
-    )
+    console.print(WHAT_IT_IS)
     compare(base, finetuned, out / "base-and-finetuned.png")
     console.print(f"Samples before and after, same latents: {out / 'base-and-finetuned.png'}")
     return 0
