@@ -45,6 +45,23 @@ def sweep(work_folder: Path) -> None:
             os.close(descriptor)
 
 
+def hold(path: Path, link: Path) -> None:
+    """Hard-link ``path``, which others may replace at any moment, as ``link``: its bytes of now, or newer ones.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    while True:
+        try:
+            link.hardlink_to(path)
+        except FileNotFoundError:
+            # Linux finds the file, and by the time it links it a rename has taken its last name: look again.
+            if not path.exists():
+                raise
+        else:
+            return
+
+
 def _attempts(work_folder: Path) -> Path:
     attempts = work_folder / "attempts"
     attempts.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -39,6 +39,7 @@ from service.reports import (
 from service.storage import StorageError
 from worker.context import WorkerContext
 from worker.digest import sha256_of
+from worker.folders import hold
 from worker.retry import until_stored
 from worker.task import Task
 
@@ -118,7 +119,7 @@ class Sink:
         # a training state keeps its name, and the next one takes its place while this one is uploaded
         link = self._links / f"{self._num_files}{path.suffix}"
         self._num_files += 1
-        link.hardlink_to(path)
+        hold(path, link)
         if event.role is FileRole.STATE:
             self._newest_state = link
         return _Said(event, link)
