@@ -326,7 +326,7 @@ def test_post_job_answers_alike_for_existing_and_missing_files_outside(api: Api)
         return problem
 
     secret = (api.inputs.root.parent / "secret").as_uri()
-    assert answer(secret) == answer(f"{secret}-not-there") == answer("file:///root/.ssh/id_rsa")
+    assert answer(secret) == answer(f"{secret}-not-there") == answer("file:///etc/shadow")
 
 
 def test_post_job_while_the_input_store_is_down_asks_to_try_again(api: Api) -> None:
