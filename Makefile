@@ -20,7 +20,7 @@ up: $(INSTALLED) ## Start the whole service on this machine; Ctrl-C stops it
 	$(BIN)/python -m deploy.local up
 
 test: $(INSTALLED) $(SWIFT_INSTALLED) ## Run all tests, with real servers
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 check: $(INSTALLED) ## Lint, check formatting, types, imports between parts, and the compose file
 	$(BIN)/ruff check .

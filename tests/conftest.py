@@ -1,7 +1,10 @@
 """Real servers for tests, one of each a session and process of pytest-xdist; every test finds them empty."""
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from secrets import token_hex
+from tempfile import mkdtemp
 
 import pytest
 
@@ -72,3 +75,12 @@ def swift_server() -> Iterator[SwiftServer]:
 def swift(swift_server: SwiftServer) -> Bucket:
     """A fresh bucket of it; ``swift.environment()`` are the settings of API and worker."""
     return swift_server.bucket(f"test-{token_hex(6)}")
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A folder that any account can enter; pytest's own are private."""
+    folder = Path(mkdtemp(prefix="ddo-test-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

@@ -97,10 +97,8 @@ def test_postgres_without_the_password_refuses(postgres: PostgresServer) -> None
         psycopg.connect(host="127.0.0.1", port=postgres.port, user="ddo", password="guess", dbname="postgres")
 
 
-def test_postgres_kept_folder_is_found_again(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = Path(tmp_path_factory.mktemp("kept"))
-    for parent in (folder, *folder.parents[:2]):  # pytest's folders are private, Postgres's account is somebody else
-        parent.chmod(0o755)
+def test_postgres_kept_folder_is_found_again(public_folder: Path) -> None:
+    folder = public_folder
     with PostgresServer(folder / "postgres") as server:
         server.create_database("kept")
     with PostgresServer(folder / "postgres") as server, server.connect() as connection:
