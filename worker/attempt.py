@@ -68,8 +68,8 @@ class _Attempt:
         self._claim = claim
         self._lease = lease
         self._workdir, self._inputs, self._links = (folder / name for name in ("work", "inputs", "links"))
-        self._spec_file, self._log_file = folder / "spec.json", folder / "engine.log"
-        for made in (self._workdir, self._inputs, self._links):
+        self._spec_file, self._log_file, self._temporary = folder / "spec.json", folder / "engine.log", folder / "tmp"
+        for made in (self._workdir, self._inputs, self._links, self._temporary):
             made.mkdir()
 
     def run(self) -> Ending:
@@ -95,7 +95,7 @@ class _Attempt:
         engine = EngineProcess(
             engine_command(settings, self._claim.kind, self._spec_file, self._workdir, cache),
             folder=self._workdir,
-            environment=engine_environment(settings),
+            environment=engine_environment(settings, self._temporary),
             log=self._log_file,
             on_line=sink.hear,
         )

@@ -29,12 +29,17 @@ def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdi
     return command
 
 
-def engine_environment(settings: ServiceSettings) -> dict[str, str]:
+def engine_environment(settings: ServiceSettings, temporary: Path) -> dict[str, str]:
     """Return the engine's environment: ours without secrets.
 
     ``cuda:N`` becomes the only GPU that the engine sees.
+
+    Args:
+        settings: The worker's.
+        temporary: Folder for temporary files, which goes with the attempt; importing torch's optimizers writes some.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)}
+    environment["TMPDIR"] = str(temporary)
     _, _, gpu = settings.engine_device.partition(":")
     if gpu:
         environment["CUDA_VISIBLE_DEVICES"] = gpu

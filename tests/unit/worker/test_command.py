@@ -37,14 +37,16 @@ def test_engine_environment_holds_no_secrets_and_one_gpu(monkeypatch):
     monkeypatch.setenv("DDO_DATABASE_URL", "secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
 
-    environment = engine_environment(_settings(engine_device="cuda:3"))
+    environment = engine_environment(_settings(engine_device="cuda:3"), Path("/a/tmp"))
 
     assert environment["CUDA_VISIBLE_DEVICES"] == "3"
+    assert environment["TMPDIR"] == "/a/tmp"
     assert "secret" not in environment.values()
 
 
 def test_engine_environment_of_another_python_is_left_alone(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/theirs")
 
-    assert engine_environment(_settings(engine_python="/other/python"))["PYTHONPATH"] == "/theirs"
-    assert engine_environment(_settings())["PYTHONPATH"].endswith(":/theirs")
+    temporary = Path("/a/tmp")
+    assert engine_environment(_settings(engine_python="/other/python"), temporary)["PYTHONPATH"] == "/theirs"
+    assert engine_environment(_settings(), temporary)["PYTHONPATH"].endswith(":/theirs")
