@@ -97,13 +97,14 @@ class LocalStack:
         remembered = self._secrets()
         self.environment = self._environment(remembered["url_signing_key"])
         self._run_once("migrate", MIGRATE)
+        # first, as they load their code while the rest goes on
+        for _ in range(self._num_workers):
+            self.start_worker()
         if "api_key" not in remembered:
             remembered["api_key"] = self.create_api_key("local", "local stack")
             self._remember(remembered)
         self.api_key = remembered["api_key"]
         self._start_api()
-        for _ in range(self._num_workers):
-            self.start_worker()
 
     def _open_folder(self) -> None:
         if self._kept is None:
