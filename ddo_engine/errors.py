@@ -66,7 +66,7 @@ class IncompatibleInputs(EngineError, ValueError):
 
 
 class NonFiniteLoss(EngineError, ArithmeticError):
-    """The loss or its gradient is NaN or infinite."""
+    """The loss, its gradient, a sample or a metric is NaN or infinite."""
 
     code = "diverged"
     exit_status = 70

@@ -34,7 +34,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
 
     Raises:
         Interrupted: A stop was requested; the next run starts again and finds the same numbers.
-        NonFiniteLoss: A number is NaN or infinite: the weights are not those of a working model.
+        NonFiniteLoss: A sample or a number is NaN or infinite: the weights are not those of a working model.
         OutOfMemory: The device ran out of memory.
         EngineError: An input is damaged or unfit.
     """

@@ -26,6 +26,7 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
 
     Raises:
         Interrupted: A stop was requested; the next run starts again and draws the same images.
+        NonFiniteLoss: The checkpoint draws NaN or infinite pixels.
         OutOfMemory: The device ran out of memory.
         EngineError: An input is damaged or unfit.
     """

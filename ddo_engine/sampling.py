@@ -84,6 +84,7 @@ def generate_images(
 
     Raises:
         IncompatibleInputs: See :func:`labels_for_seeds`.
+        NonFiniteLoss: The model draws NaN or infinite pixels.
     """
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel
     batches: list[Tensor] = []
@@ -121,6 +122,7 @@ def sample(
 
     Raises:
         ValueError: As many labels as seeds are needed, each a class of the model.
+        NonFiniteLoss: The model draws NaN or infinite pixels.
     """
     labels_B = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel

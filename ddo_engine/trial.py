@@ -135,9 +135,12 @@ class Trial:
             progress = ProgressReporter(self.context.events, "evaluation", settings.num_samples)
             progress.update(0)
             with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
-                metrics = self.evaluator.evaluate(
-                    self.state.ema_model, self.base.family, settings, on_progress=progress.update
-                )
+                try:
+                    metrics = self.evaluator.evaluate(
+                        self.state.ema_model, self.base.family, settings, on_progress=progress.update
+                    )
+                except NonFiniteLoss as error:
+                    raise self._diverged("the evaluation of the EMA weights") from error
             if not all(math.isfinite(value) for value in metrics.values()):
                 raise self._diverged("the evaluation of the EMA weights")
             if self.state.best_fid is None or metrics["fid"] < self.state.best_fid:

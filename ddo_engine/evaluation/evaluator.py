@@ -112,6 +112,7 @@ class Evaluator:
         Raises:
             InvalidSpec: Not more samples than neighbours.
             IncompatibleInputs: Not more dataset images than neighbours, or samples of another shape than theirs.
+            NonFiniteLoss: The model draws NaN or infinite pixels.
         """
         self._check_neighbours(settings)
         chunks = self._draw(model, family, settings, on_progress)

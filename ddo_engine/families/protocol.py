@@ -86,6 +86,9 @@ class Family(Protocol):
 
         Returns:
             uint8 images of shape (B, C, H, W) on the CPU.
+
+        Raises:
+            NonFiniteLoss: A pixel is NaN or infinite before it is rounded.
         """
 
     def log_likelihood_ratios(

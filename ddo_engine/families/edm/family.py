@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddo_engine.errors import NonFiniteLoss
 from ddo_engine.families.edm.likelihood import (
     NoiseDraw,
     denoising_loss,
@@ -59,6 +60,13 @@ class EDMFamily:
                 sampler,
                 churn_noise=lambda: streams.normal(latents.shape[1:], torch.float64),
                 on_call=on_step,
+            )
+        # As uint8 they would be black images, and nobody would know.
+        if not bool(torch.isfinite(images).all()):
+            raise NonFiniteLoss(
+                "the checkpoint draws images that hold NaN or infinite values: its weights are not those of a working "
+                "model; use an earlier checkpoint",
+                param="checkpoint",
             )
         return quantise(images).cpu()
 

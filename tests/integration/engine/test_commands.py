@@ -3,9 +3,16 @@
 import pytest
 import torch
 
-from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
+from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from ddo_engine.data import has_grey_levels, load_dataset, write_dataset
-from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, Interrupted, InvalidDataset, InvalidSpec
+from ddo_engine.errors import (
+    CorruptCheckpoint,
+    IncompatibleInputs,
+    Interrupted,
+    InvalidDataset,
+    InvalidSpec,
+    NonFiniteLoss,
+)
 from ddo_engine.families import get_family
 from tests.engine_inputs import NETWORK, make_inputs, merged, run_in_process, write_checkpoint
 
@@ -100,6 +107,20 @@ def test_generate_stopped_between_network_calls_writes_nothing_and_starts_again(
     again = only(run_in_process("generate", generate_spec(inputs), tmp_path / "stopped"), "file")
     undisturbed = only(run_in_process("generate", generate_spec(inputs), tmp_path / "undisturbed"), "file")
     assert again["sha256"] == undisturbed["sha256"]
+
+
+@pytest.mark.parametrize("command", ["generate", "evaluate"])
+def test_checkpoint_that_draws_no_numbers_is_refused_and_leaves_nothing(inputs, tmp_path, command):
+    base = load_checkpoint(inputs.checkpoint)
+    with torch.no_grad():
+        for parameter in base.model.parameters():
+            parameter.mul_(1e30)
+    save_checkpoint(tmp_path / "huge.safetensors", base.model, base.manifest)
+    make_spec = {"generate": generate_spec, "evaluate": evaluate_spec}[command]
+    with pytest.raises(NonFiniteLoss, match="NaN or infinite") as caught:
+        run_in_process(command, make_spec(inputs, checkpoint=str(tmp_path / "huge.safetensors")), tmp_path / "run")
+    assert caught.value.param == "checkpoint"
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_validate_of_inputs_that_fit_reports_what_they_are(inputs, tmp_path):

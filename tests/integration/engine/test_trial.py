@@ -143,6 +143,23 @@ def test_reference_model_is_frozen_and_in_no_state(inputs, tmp_path, monkeypatch
     assert len([name for name in names if name.endswith(".exp_avg")]) == len(list(target_model.parameters()))
 
 
+def test_real_and_fake_images_come_in_orders_of_their_own_that_follow_the_seed(inputs, tmp_path, monkeypatch):
+    orders = []
+    original = DDOTrainingLoss.__call__
+
+    def watched(self, target_model, step):
+        orders.append([batches.order.indices(0, 90) for batches in (self.real, self.fake)])
+        return original(self, target_model, step)
+
+    monkeypatch.setattr(DDOTrainingLoss, "__call__", watched)
+    for seed in (3, 4):
+        run_in_process("train", inputs.train_spec(seed=seed), tmp_path / str(seed))
+    (real, fake), (other_real, other_fake) = orders[0], orders[-1]
+    assert not torch.equal(real, fake)
+    assert not torch.equal(real, other_real)
+    assert not torch.equal(fake, other_fake)
+
+
 def test_reference_set_in_shards_trains_as_in_one_file(inputs, tmp_path):
     fakes = load_dataset(inputs.reference_set)
     shards = []
@@ -191,6 +208,18 @@ def test_gradient_that_is_not_finite_ends_the_trial(inputs, tmp_path, monkeypatc
     monkeypatch.setattr(DDOTrainingLoss, "__call__", infinite_slope)
     with pytest.raises(NonFiniteLoss, match="the gradient is not finite after"):
         run_in_process("train", inputs.train_spec(), tmp_path)
+
+
+def test_average_that_draws_no_numbers_ends_the_trial_at_its_evaluation(inputs, tmp_path, monkeypatch):
+    def broken(ema_model, *_):
+        for parameter in ema_model.parameters():
+            parameter.fill_(1e30)
+
+    monkeypatch.setattr("ddo_engine.trial.update_ema", broken)
+    with pytest.raises(NonFiniteLoss, match="the evaluation of the EMA weights is not finite after 4 steps") as caught:
+        run_in_process("train", inputs.train_spec(), tmp_path)
+    assert caught.value.param == "training.learning_rate"
+    assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
 
 
 def changed(inputs, folder, **parts):

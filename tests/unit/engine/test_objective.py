@@ -43,6 +43,7 @@ def test_diagnostics_of_known_ratios_are_their_moments_and_accuracy():
     assert summary.ratio_real_mean.item() == pytest.approx(0.75)
     assert summary.ratio_real_std.item() == pytest.approx(math.sqrt(2.1875))
     assert summary.ratio_fake_mean.item() == pytest.approx(-1.5)
+    assert summary.ratio_fake_std.item() == pytest.approx(math.sqrt(3.25))
     assert summary.discriminator_accuracy.item() == pytest.approx((2.5 / 4 + 3 / 4) / 2)
     expected = sum(math.log1p(math.exp(-0.5 * ratio)) for ratio in (1.0, 3.0, -1.0, 0.0)) / 4
     assert summary.loss_real.item() == pytest.approx(expected)
