@@ -215,17 +215,33 @@ def _open_below(path: Path, roots: tuple[Path, ...], private: Path | None) -> It
         raise refused
     missing = InputNotFound("there is no readable file under this URI")
     try:
-        # a FIFO must not block us, and a link that appeared since must not lead us out
-        descriptor = os.open(real_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = _open_without_links(real_path)
     except OSError as error:
         raise missing from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise missing
     with os.fdopen(descriptor, "rb") as file:
-        if _resolved(real_path) != real_path:  # a folder on the way was replaced by a link meanwhile
-            raise refused
         yield file
+
+
+def _open_without_links(path: Path) -> int:
+    """Open a path folder by folder: a link that has appeared since it was resolved, even for an instant, is refused.
+
+    Raises:
+        OSError: A part of the path is missing, closed to us, or a link.
+    """
+    folder = os.open(path.anchor, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for name in path.parts[1:-1]:
+            inner = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        # a FIFO must not block us
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        return os.open(path.name or ".", flags, dir_fd=folder)
+    finally:
+        os.close(folder)
 
 
 def _resolved(path: Path) -> Path | None:

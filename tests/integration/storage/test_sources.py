@@ -117,6 +117,27 @@ def test_uri_that_is_not_open_is_refused_for_checking(sources, root, tmp_path, u
     assert not (tmp_path / "copy").exists()
 
 
+def test_folder_that_is_a_link_only_while_it_is_opened_does_not_lead_out(sources, root, tmp_path, monkeypatch) -> None:
+    (tmp_path / "outside-folder").mkdir()
+    (tmp_path / "outside-folder" / "data set.zip").write_bytes(b"secret")
+    really_open = os.open
+
+    def open_between_two_swaps(*arguments, **named):
+        (root / "sub").rename(root / "aside")
+        (root / "sub").symlink_to(tmp_path / "outside-folder")
+        try:
+            return really_open(*arguments, **named)
+        finally:
+            (root / "sub").unlink()
+            (root / "aside").rename(root / "sub")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", open_between_two_swaps)
+        with pytest.raises(InputNotFound):
+            sources.check((root / "sub" / "data set.zip").as_uri())
+    assert sources.check((root / "sub" / "data set.zip").as_uri()) == len(CONTENT)
+
+
 def test_own_store_below_a_root_is_not_open(sources, root, tmp_path) -> None:
     sources.store.put_file("t/other/a", root / "sub" / "data set.zip", sha256=hashlib.sha256(CONTENT).hexdigest())
     with pytest.raises(UriNotAllowed):
