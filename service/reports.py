@@ -146,19 +146,22 @@ def record_state(session: Session, claim: Claim, event: FileWritten, file: FileR
     """
     unit = hold(session, claim)
     previous = None if unit.state is None else FileRef.model_validate(unit.state)
-    if unit.state_kimg is None or (event.kimg or 0.0) > unit.state_kimg:
+    kimg = event.kimg or 0.0
+    if unit.state_kimg is None or kimg > unit.state_kimg:
         unit.crashes = 0
+        unit.state_kimg = kimg
     unit.state = file.model_dump(mode="json")
-    unit.state_kimg = event.kimg or 0.0
-    _tell(session, claim, "unit.state_saved", kimg=unit.state_kimg, size_bytes=event.size_bytes)
+    _tell(session, claim, "unit.state_saved", kimg=kimg, size_bytes=event.size_bytes)
     return previous if previous is not None and previous.uri != file.uri else None
 
 
 def drop_state(session: Session, claim: Claim, message: str) -> None:
-    """Forget a training state that cannot be read, so that the unit starts anew rather than fail for ever."""
+    """Forget a training state that cannot be read, so that the unit starts anew rather than fail for ever.
+
+    How far it had come stays known: doing the same again is no progress, and does not restore the budget of crashes.
+    """
     unit = hold(session, claim)
     unit.state = None
-    unit.state_kimg = None
     _tell(session, claim, "unit.state_dropped", message=message)
 
 

@@ -183,6 +183,24 @@ def test_saved_progress_restores_the_budget_and_repeated_progress_does_not(sessi
     assert [crash_after_state(kimg) for kimg in (1.0, 1.0, 2.0, 3.0, 3.0, 3.0)] == [1, 2, 1, 1, 2, None]
 
 
+def test_progress_repeated_after_its_state_was_dropped_does_not_restore_the_budget(sessions):
+    claimed = _trial(sessions)
+    error = {"code": "engine_killed", "message": "killed"}
+    attempts = 0
+    while claimed is not None and attempts < 10:
+        attempts += 1
+        event = file_written(FileRole.STATE, f"state of attempt {attempts}", 1.0)
+        file = object_file(f"state-{attempts}", sha256=event.sha256, size_bytes=1)
+        _do(sessions, reports.record_state, claimed, event, file)
+        _do(sessions, reports.drop_state, claimed, "unreadable")
+        assert _unit(sessions, claimed).state is None
+        _do(sessions, leases.crash, claimed, error, max_crashes=3)
+        _do(sessions, lambda session: session.execute(update(WorkUnit).values(run_after=func.clock_timestamp())))
+        claimed = _do(sessions, leases.claim, "w", 30, claimed.unit_id)
+
+    assert attempts == 3
+
+
 def test_lost_workers_are_given_two_attempts_more_than_crashes(sessions):
     claimed = _trial(sessions)
     attempts = 0
