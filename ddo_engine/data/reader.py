@@ -84,7 +84,8 @@ def load_dataset(path: str | Path, limits: DatasetLimits = DEFAULT_LIMITS) -> Im
         raise InvalidDataset(f"{path.name}: no such file") from error
     except zipfile.BadZipFile as error:
         raise InvalidDataset(f"{path.name} is not a complete zip file ({error}): write or upload it again") from error
-    except (OSError, EOFError, zlib.error, struct.error, UnicodeError) as error:
+    # zipfile says NotImplementedError to what it has no way to read: strong encryption, patches, later versions
+    except (OSError, EOFError, zlib.error, struct.error, UnicodeError, NotImplementedError) as error:
         raise InvalidDataset(f"{path.name} cannot be read ({error}): write or upload it again") from error
     return ImageDataset(images_NCHW, labels_N)
 
@@ -128,7 +129,7 @@ def _check_entry(entry: zipfile.ZipInfo, limits: DatasetLimits) -> None:
 def _read_entry(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, NotImplementedError) as error:
         raise InvalidDataset(f"{name!r} is damaged inside the zip ({error}): write or upload the zip again") from error
 
 

@@ -199,3 +199,14 @@ def test_load_damaged_anywhere_is_refused_or_unharmed(tmp_path: Path) -> None:
         else:
             assert torch.equal(found.images_NCHW, expected.images_NCHW)
     assert refused > 0.8 * len(damaged)
+
+
+@pytest.mark.parametrize(("offset", "value"), [(6, 99), (8, 0x20), (8, 0x40)], ids=["version", "patched", "strong"])
+@pytest.mark.parametrize("first", [True, False])
+def test_load_zip_beyond_what_is_implemented_refuses_it(tmp_path: Path, offset: int, value: int, first: bool) -> None:
+    path = write_zip(tmp_path / "set.zip", {FIRST: png(), SECOND: png()})
+    content = bytearray(path.read_bytes())
+    entry = content.find(b"PK\x01\x02") if first else content.rfind(b"PK\x01\x02")
+    content[entry + offset : entry + offset + 2] = struct.pack("<H", value)
+    path.write_bytes(content)
+    assert "write or upload" in refusal(path)
