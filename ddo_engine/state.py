@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, StateHeader
+from ddo_engine.version import ENGINE_VERSION
 
 
 @dataclass
@@ -125,10 +126,10 @@ class TrainingState:
 
 def numerics_of(device: torch.device) -> dict[str, str]:
     """Return what decides the last bits of a run besides its spec: resuming elsewhere may change them."""
-    numerics = {"device": device.type, "torch": torch.__version__}
+    numerics = {"engine": ENGINE_VERSION, "device": device.type, "torch": torch.__version__}
     if device.type == "cuda":
         return numerics | {"gpu": torch.cuda.get_device_name(device)}
-    return numerics | {"threads": str(torch.get_num_threads())}
+    return numerics | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
 
 
 def check_belongs_to(saved: SavedState, identity: Mapping[str, Any]) -> None:

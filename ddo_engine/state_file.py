@@ -34,7 +34,7 @@ class StateHeader(Settings):
     evaluated_step: int = Field(ge=0, description="Step of the last finished evaluation; 0 before the first.")
     best_fid: float | None
     window_steps: int = Field(ge=0, description="Steps in the running window of diagnostics.")
-    numerics: dict[str, str] = Field(description="What besides the run decides the bits: device, torch, threads.")
+    numerics: dict[str, str] = Field(description="What besides the run decides the bits: engine, torch, device, …")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,13 @@ class GenerateSpec(Settings):
     num_samples: int = Field(ge=1)
     grey_levels: int = Field(default=256, ge=2, le=256)
 
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> Self:
+        # generators take the lowest 32 bits of a seed: beyond them the same images would come again
+        if self.first_seed + self.num_samples > 2**32:
+            raise ValueError("seeds end at 2**32 - 1: lower first_seed or num_samples")
+        return self
+
 
 class TrainSpec(Settings):
     """One trial. ``checkpoint`` is both the initial weights and, for DDO, the frozen reference."""

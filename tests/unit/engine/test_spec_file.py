@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.spec import EvaluateSpec, TrainSpec
+from ddo_engine.spec import EvaluateSpec, GenerateSpec, TrainSpec
 from ddo_engine.spec_file import read_spec
 from tests.engine_inputs import EngineInputs, merged
 
@@ -86,6 +86,13 @@ def test_spec_with_a_bad_item_of_a_list_is_refused_naming_the_item(tmp_path, inp
     }
     assert refusal(tmp_path, spec, EvaluateSpec).param == "evaluations.1.num_samples"
     assert refusal(tmp_path, merged(spec, {"evaluations": []}), EvaluateSpec).param == "evaluations"
+
+
+def test_spec_whose_seeds_would_repeat_images_is_refused(tmp_path, inputs):
+    spec = {"checkpoint": str(inputs.checkpoint), "first_seed": 2**32 - 10, "num_samples": 11}
+    assert "seeds end at 2**32 - 1" in refusal(tmp_path, spec, GenerateSpec).message
+    (tmp_path / "spec.json").write_text(json.dumps(spec | {"num_samples": 10}))
+    assert read_spec(tmp_path / "spec.json", GenerateSpec).num_samples == 10
 
 
 def test_spec_with_several_bad_fields_says_how_many(tmp_path, inputs):

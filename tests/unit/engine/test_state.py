@@ -10,7 +10,7 @@ from torch import nn
 from ddo_engine.ema import update_ema
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.spec import TrainingSettings
-from ddo_engine.state import TrainingState, check_belongs_to
+from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
 from ddo_engine.state_file import SavedState, read_state, write_state
 
 TRAINING = TrainingSettings(kimg=1, batch_size=4, learning_rate=0.01, ema_half_life_kimg=0.01, evaluate_every_kimg=1)
@@ -48,6 +48,16 @@ def assert_same(one, other):
     assert left.tensors.keys() == right.tensors.keys()
     for name, tensor in left.tensors.items():
         assert torch.equal(tensor, right.tensors[name]), name
+
+
+@pytest.mark.parametrize(
+    ("patched", "value"),
+    [("torch.backends.cpu.get_cpu_capability", "VSX"), ("torch.get_num_threads", 61), ("ENGINE_VERSION", "0.0")],
+)
+def test_numerics_tell_machines_and_engines_apart_that_may_give_other_bits(monkeypatch, patched, value):
+    here = numerics_of(torch.device("cpu"))
+    monkeypatch.setattr(f"ddo_engine.state.{patched}", value if patched == "ENGINE_VERSION" else lambda: value)
+    assert numerics_of(torch.device("cpu")) != here
 
 
 def test_fresh_state_has_target_and_average_equal_to_the_base():
