@@ -3,8 +3,7 @@
     0 … 2**31 + 10**6      evaluations: chosen by the job, one seed per image
     above, below 2**32     reference sets: one range per round, never shared
 
-All fit into 32 bits: the published samplers take a seed modulo 2**32, and labels that follow from a seed in float64
-(``ddo_engine.sampling``) need its digits.
+All fit into 32 bits: generators on the CPU take no more of a seed, larger ones would draw the same images again.
 """
 
 import hashlib

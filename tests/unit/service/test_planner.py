@@ -53,6 +53,19 @@ def test_plan_trials_follow_the_grid():
     assert trials[0].seed != trials[1].seed
 
 
+@pytest.mark.parametrize("hashed", [0, 2**31 - 2**20 - 10**9, 2**64 - 1])
+def test_reference_seeds_wherever_their_range_starts_meet_no_other_seed(monkeypatch, hashed):
+    monkeypatch.setattr("service.seeds._hash", lambda _: hashed)
+    spec = job_spec(rounds=100, reference_set={"num_samples": 10_000_000})
+
+    assert reference_set_seed(spec, 1) > 2**31 - 1 + 1_000_000
+    assert reference_set_seed(spec, 100) + 10_000_000 <= 2**32
+
+
+def test_reference_seeds_follow_the_seed_of_the_job():
+    assert len({reference_set_seed(job_spec(seed=seed), 1) for seed in range(10)}) == 10
+
+
 @pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
 def test_reference_seeds_of_the_largest_job_meet_no_other_seed(seed):
     spec = job_spec(seed=seed, rounds=100, reference_set={"num_samples": 10_000_000})
