@@ -2,19 +2,24 @@
 
 from pathlib import Path
 
+import structlog
+
 from ddo_engine.spec import FileRef, Report, ValidateSpec
 from service.job_view import JobInputs
 from service.keys import input_key, object_file
 from service.leases import Claim
+from service.storage import ObjectDiffers
 from worker.context import WorkerContext
 from worker.retry import until_stored
 from worker.task import Task
+
+_log = structlog.get_logger(__name__)
 
 
 def store_inputs(
     context: WorkerContext, claim: Claim, spec: ValidateSpec, report: Report, task: Task[JobInputs]
 ) -> JobInputs:
-    """Upload the fetched inputs under their SHA-256; what is there already is fine.
+    """Upload the fetched inputs under their SHA-256; what is there already is fine, unless it was damaged there.
 
     Args:
         context: The worker's.
@@ -33,7 +38,14 @@ def store_inputs(
         assert file.size_bytes is not None
         path, sha256 = Path(file.path), file.sha256
         key = input_key(claim.tenant_id, sha256, path.suffix)
-        until_stored(lambda: context.store.put_file(key, path, sha256=sha256), task.is_abandoned)
+        try:
+            until_stored(lambda: context.store.put_file(key, path, sha256=sha256), task.is_abandoned)
+        except ObjectDiffers:
+            # The key is the hash of what it should hold. Left as it is, it would fail every job with this input.
+            task.check()
+            _log.warning("damaged_input_replaced", key=key)
+            until_stored(lambda: context.store.delete(key), task.is_abandoned)
+            until_stored(lambda: context.store.put_file(key, path, sha256=sha256), task.is_abandoned)
         task.check()
         return object_file(key, sha256=sha256, size_bytes=file.size_bytes)
 

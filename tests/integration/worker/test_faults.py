@@ -287,6 +287,20 @@ def test_damaged_state_in_store_starts_the_trial_anew(workplace):
     assert workplace.runs[-1].startswith("trial 2.0 from 0 ")
 
 
+def test_input_damaged_in_the_store_is_replaced_by_the_next_job_that_brings_it(workplace):
+    workplace.start_worker()
+    assert workplace.wait_for_end(workplace.submit()).status == "succeeded"
+    stored = list((workplace.folder / "store").glob("t/*/inputs/*"))
+    original = {path: path.read_bytes() for path in stored}
+    assert len(original) == 3
+    for path in stored:
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+
+    assert workplace.wait_for_end(workplace.submit()).status == "succeeded"
+    assert {path: path.read_bytes() for path in stored} == original
+
+
 def test_missing_input_fails_validation_with_a_message(workplace):
     missing = job_spec(base_checkpoint=f"file://{workplace.folder}/inputs/none.safetensors")
     workplace.start_worker()
