@@ -7,12 +7,14 @@ import time
 import structlog
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.error_handlers import internal_error, problem_response
 from service.api.metrics import RequestMetrics
 
 _log = structlog.get_logger("service.api.requests")
+_CLIENT_GONE = 499  # what proxies log for a client that did not wait for its answer
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -46,6 +48,8 @@ class RequestContext:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # in the middle of its body: nobody is left to answer, and nothing failed here
+            status = status or _CLIENT_GONE
         except Exception:
             _log.exception("request_failed", method=scope["method"], path=scope["path"])
             if status:  # too late for another answer: let the server cut the connection

@@ -1,7 +1,9 @@
 """What every request gets: authentication, request ids, problems, health, metrics, the OpenAPI document."""
 
 import json
+import socket
 import threading
+import time
 
 import httpx
 import pytest
@@ -201,6 +203,22 @@ def test_metrics_count_jobs_units_and_requests(client, inputs) -> None:
     assert 'ddo_jobs{status="failed"} 0.0' in text
     assert 'ddo_units{kind="validate",status="queued"} 1.0' in text
     assert 'ddo_http_requests_total{method="POST",route="/jobs",status="201"} 1.0' in text
+
+
+def test_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_the_service(client, url) -> None:
+    address = httpx.URL(url)
+    head = (
+        "POST /jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
+        f"Authorization: {client.headers['Authorization']}\r\n\r\n"
+    )
+    with socket.create_connection((address.host, address.port)) as connection:
+        connection.sendall(head.encode() + b"{")
+        time.sleep(0.3)  # long enough to be authenticated and read
+    deadline = time.monotonic() + 10
+    while 'method="POST",route="/jobs"' not in (text := client.get("/metrics").text):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert 'ddo_http_requests_total{method="POST",route="/jobs",status="499"} 1.0' in text
 
 
 def test_presets_are_listed(shared_client) -> None:
