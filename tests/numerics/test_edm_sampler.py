@@ -62,6 +62,22 @@ def test_heun_with_churn_equals_official(prefix, model_name):
     assert list(noises) == []
 
 
+@pytest.mark.parametrize(("S_churn", "gamma"), [(2.0, 0.2), (4.0, 0.4), (4.2, 2**0.5 - 1)])
+def test_heun_with_churn_raises_the_noise_by_its_share_of_a_step_up_to_a_bound(S_churn, gamma):
+    sampler = SamplerSettings(num_steps=10, S_churn=S_churn, S_min=0.05, S_max=50)
+    sigmas = []
+
+    def denoise(x, sigma):
+        sigmas.append(float(sigma[0]))
+        return x
+
+    heun(denoise, torch.zeros(1, 1, 1, 1), sampler, churn_noise=lambda: torch.zeros(1, 1, 1, 1))
+    levels = noise_levels(sampler)[:-1]
+    raised = [level * (1 + gamma) if 0.05 <= level <= 50 else level for level in levels]
+    assert 0 < sum(level != above for level, above in zip(levels, raised, strict=True)) < 10
+    assert sigmas[::2] == pytest.approx(raised)
+
+
 @pytest.mark.parametrize(("prefix", "model_name"), MODELS)
 def test_sample_from_seeds_alone_equals_official_bytes(prefix, model_name):
     model = golden_model(model_name)
