@@ -1,5 +1,6 @@
 """``python -m ddo_engine validate``: read the inputs of a job once, before anything is spent on it."""
 
+from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
 from ddo_engine.inputs import (
     check_features_fit_dataset,
     check_grey_levels,
@@ -19,7 +20,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     Raises:
         CorruptCheckpoint: The checkpoint cannot be read.
         InvalidDataset: The dataset cannot be read, or its pixels are not on the grey levels.
-        InvalidFeatureNetwork: The feature network cannot be read.
+        InvalidFeatureNetwork: The feature network cannot be read, or its features are not finite.
         IncompatibleInputs: Each is fine, together they are not.
     """
     context.announce("validate")
@@ -31,4 +32,5 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_features_fit_dataset(features, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
+    extract(features, dataset.images_NCHW[:FEATURE_BATCH])  # refuses a network that overflows
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info))

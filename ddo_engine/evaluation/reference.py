@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.data import ImageDataset
+from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.files import write_atomically
@@ -32,8 +33,20 @@ class ReferenceStatistics:
 
 
 def extract(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
-    """Return the features of uint8 images, float32 on the CPU. Shape (N, feature_dim)."""
-    return torch.cat([network(chunk)["features"].float().cpu() for chunk in torch.split(images_NCHW, FEATURE_BATCH)])
+    """Return the features of uint8 images, float32 on the CPU. Shape (N, feature_dim).
+
+    Raises:
+        InvalidFeatureNetwork: A feature is NaN or infinite; pixels never are, so the network is to blame.
+    """
+    chunks = torch.split(images_NCHW, FEATURE_BATCH)
+    features_ND = torch.cat([network(chunk)["features"].float().cpu() for chunk in chunks])
+    if not bool(torch.isfinite(features_ND).all()):
+        raise InvalidFeatureNetwork(
+            "the feature network's weights are finite, the features that it computes are not: its weights are too "
+            "large; save the network again, or choose another",
+            param="feature_network",
+        )
+    return features_ND
 
 
 def reference_statistics(

@@ -10,11 +10,14 @@ from ddo_engine.errors import (
     IncompatibleInputs,
     Interrupted,
     InvalidDataset,
+    InvalidFeatureNetwork,
     InvalidSpec,
     NonFiniteLoss,
 )
+from ddo_engine.evaluation import FeatureManifest, save_features
+from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.families import get_family
-from tests.engine_inputs import NETWORK, make_inputs, merged, run_in_process, write_checkpoint
+from tests.engine_inputs import CLASSIFIER, NETWORK, make_inputs, merged, run_in_process, write_checkpoint
 
 
 def only(events, kind):
@@ -154,6 +157,19 @@ def resized(inputs, folder, size):
 def test_validate_of_a_feature_network_for_other_images_is_refused_naming_both(inputs, tmp_path):
     with pytest.raises(IncompatibleInputs, match=r"takes images of 4 pixels.*the dataset has 8") as caught:
         run_in_process("validate", validate_spec(inputs, **resized(inputs, tmp_path, 8)), tmp_path)
+    assert caught.value.param == "feature_network"
+
+
+def test_validate_of_a_feature_network_that_overflows_is_refused(inputs, tmp_path):
+    manifest = FeatureManifest(architecture="image_classifier", config=CLASSIFIER)
+    network = ImageClassifier(ImageClassifierConfig(**CLASSIFIER))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(3e38)
+    save_features(tmp_path / "large.safetensors", network, manifest)
+    spec = validate_spec(inputs, feature_network=str(tmp_path / "large.safetensors"))
+    with pytest.raises(InvalidFeatureNetwork, match="too large") as caught:
+        run_in_process("validate", spec, tmp_path / "run")
     assert caught.value.param == "feature_network"
 
 
