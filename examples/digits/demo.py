@@ -103,7 +103,7 @@ def demo(out: Path, *, seed: int, console: Console) -> int:
                 console.print("The job found nothing better than its base.", style="red")
                 return 1
             _, finetuned = download_best(client, job, out, console)
-    torch.set_num_threads(NUM_WORKERS)
+    torch.set_num_threads(1)  # two that wait for each other cost minutes where others want the cores too
     base = ASSETS / "base.safetensors"
     bench = Bench.load(out, ASSETS)
     with console.status("judging"):
