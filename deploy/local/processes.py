@@ -229,16 +229,28 @@ def start_on_free_port(
 def signals_as_exceptions() -> Iterator[None]:
     """Let SIGTERM and SIGHUP unwind the main thread as Ctrl-C does, so that ``with`` blocks clean up.
 
+    The first of these signals counts. Later ones, as from a second Ctrl-C, are ignored: they would break the cleanup.
+
     Raises:
-        SystemExit: With 128 + the signal's number.
+        KeyboardInterrupt: For SIGINT, unless whoever started us had it ignored.
+        SystemExit: With 128 + the signal's number, for the others.
     """
+    numbers = [signal.SIGTERM, signal.SIGHUP]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        numbers.append(signal.SIGINT)
 
     def unwind(number: int, _: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        for other in numbers:
+            signal.signal(other, _ignore)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    previous = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGHUP)}
+    previous = {number: signal.signal(number, unwind) for number in numbers}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _ignore(_: int, __: FrameType | None) -> None:
+    """Do nothing; unlike SIG_IGN, programs that are started do not inherit it."""

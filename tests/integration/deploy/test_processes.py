@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from deploy.local import processes
-from deploy.local.processes import Process, ProcessEnded, StartTimeout, start_on_free_port
+from deploy.local.processes import Process, ProcessEnded, StartTimeout, signals_as_exceptions, start_on_free_port
 
 # a program with a child in a session of its own, as a worker has an engine; all three tell their pids
 _FAMILY = """
@@ -155,3 +155,26 @@ def test_start_on_free_port_lost_race_takes_another_port(tmp_path: Path, monkeyp
         process.stop()
     assert port == free
     assert "Address already in use" in process.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("first", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)]
+)
+def test_signals_as_exceptions_second_signal_does_not_break_the_cleanup(
+    first: signal.Signals, raised: type[BaseException]
+) -> None:
+    steps = []
+
+    def work() -> None:
+        with signals_as_exceptions():
+            try:
+                signal.raise_signal(first)
+            finally:
+                for again in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                    signal.raise_signal(again)
+                    steps.append(again)
+
+    with pytest.raises(raised):
+        work()
+    assert len(steps) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
