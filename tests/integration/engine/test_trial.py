@@ -8,6 +8,7 @@ import torch
 
 from ddo_engine.checkpoint import load_checkpoint, read_manifest, save_checkpoint
 from ddo_engine.data import load_dataset, write_dataset
+from ddo_engine.ema import update_ema
 from ddo_engine.errors import IncompatibleInputs, InvalidDataset, InvalidSpec, NonFiniteLoss
 from ddo_engine.files import sha256_of
 from ddo_engine.state_file import read_state
@@ -208,6 +209,26 @@ def test_gradient_that_is_not_finite_ends_the_trial(inputs, tmp_path, monkeypatc
     monkeypatch.setattr(DDOTrainingLoss, "__call__", infinite_slope)
     with pytest.raises(NonFiniteLoss, match="the gradient is not finite after"):
         run_in_process("train", inputs.train_spec(), tmp_path)
+
+
+def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_batch(inputs, tmp_path, monkeypatch):
+    decays, rates = [], []
+    adam_step, average = torch.optim.Adam.step, update_ema
+
+    def watched_step(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return adam_step(self, *args, **kwargs)
+
+    def watched_average(ema_model, model, decay):
+        decays.append(decay)
+        average(ema_model, model, decay)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched_step)
+    monkeypatch.setattr("ddo_engine.trial.update_ema", watched_average)
+    events = run_in_process("train", inputs.train_spec(), tmp_path)
+    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01])
+    assert rates == [event["values"]["learning_rate"] for event in of_type(events, "metric")]
+    assert decays == pytest.approx([0.5 ** (16 / 32)] * 8)
 
 
 def test_average_that_draws_no_numbers_ends_the_trial_at_its_evaluation(inputs, tmp_path, monkeypatch):
