@@ -19,7 +19,7 @@ import httpx
 
 from deploy.commands import MIGRATE, WORKER, api_command
 from deploy.local.postgres import PostgresServer
-from deploy.local.processes import LocalError, Process, start_on_free_port
+from deploy.local.processes import LocalError, Process, signals_held_back, start_on_free_port
 from deploy.local.valkey import ValkeyServer
 
 _ROOT = Path(__file__).parents[2]
@@ -76,16 +76,18 @@ class LocalStack:
         try:
             self._start()
         except BaseException:
-            self._exit.close()
+            with signals_held_back():
+                self._exit.close()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for process in self.workers:
-            process.begin_stop()
-        self._exit.close()
+        with signals_held_back():
+            for process in self.workers:
+                process.begin_stop()
+            self._exit.close()
 
     def _start(self) -> None:
         self._open_folder()

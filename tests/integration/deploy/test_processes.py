@@ -11,7 +11,14 @@ import psutil
 import pytest
 
 from deploy.local import processes
-from deploy.local.processes import Process, ProcessEnded, StartTimeout, signals_as_exceptions, start_on_free_port
+from deploy.local.processes import (
+    Process,
+    ProcessEnded,
+    StartTimeout,
+    signals_as_exceptions,
+    signals_held_back,
+    start_on_free_port,
+)
 
 # a program with a child in a session of its own, as a worker has an engine; all three tell their pids
 _FAMILY = """
@@ -177,4 +184,19 @@ def test_signals_as_exceptions_second_signal_does_not_break_the_cleanup(
     with pytest.raises(raised):
         work()
     assert len(steps) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_signals_held_back_act_after_the_cleanup() -> None:
+    steps = []
+
+    def clean_up() -> None:
+        with signals_held_back():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("cleaned up")
+        steps.append("never")
+
+    with pytest.raises(KeyboardInterrupt):
+        clean_up()
+    assert steps == ["cleaned up"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
