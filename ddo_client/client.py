@@ -87,7 +87,9 @@ class Client:
         """
         missing = [name for name in ("DDO_API_URL", "DDO_API_KEY") if not os.environ.get(name)]
         if missing:
-            raise DdoError(f"set {' and '.join(missing)}: the service's address and your API key")
+            raise DdoError(
+                f"set {' and '.join(missing)}: DDO_API_URL is the service's address, DDO_API_KEY your API key"
+            )
         return cls(os.environ["DDO_API_URL"], os.environ["DDO_API_KEY"])
 
     def submit(self, job: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:

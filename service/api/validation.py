@@ -106,7 +106,7 @@ def _field_error(finding: Mapping[str, Any], skip: int, fields: frozenset[str]) 
 
 def _suggestion(name: str, fields: frozenset[str]) -> str:
     close = difflib.get_close_matches(name[:64], fields, n=1)
-    return f", or did you mean '{close[0]}'?" if close else ""
+    return f", or write '{close[0]}'" if close else ""
 
 
 def field_names(model: type[BaseModel]) -> frozenset[str]:
