@@ -120,7 +120,7 @@ class PostgresServer:
         self.stop()
         if self.port:
             self._process = self._spawn(self.port)
-            self._process.wait_until(lambda: self._answers(self.port), 60)
+            self._process.wait_until(lambda: self._answers(self.port))
         else:
             self._process, self.port = start_on_free_port(self._spawn, self._answers)
 

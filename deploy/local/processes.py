@@ -24,6 +24,9 @@ from typing import Self
 from deploy.local import guard
 from deploy.local.accounts import Account
 
+# Servers start within seconds; a starved machine is slow, not broken.
+START_TIMEOUT_SECONDS = 120.0
+
 
 class LocalError(Exception):
     """Something on this machine is not as it should be."""
@@ -164,7 +167,7 @@ class Process:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
             raise ProcessEnded(f"{self.name} {how}{self.log_tail()}")
 
-    def wait_until(self, ready: Callable[[], bool], timeout_seconds: float) -> None:
+    def wait_until(self, ready: Callable[[], bool], timeout_seconds: float = START_TIMEOUT_SECONDS) -> None:
         """Wait until ``ready()``.
 
         Raises:
@@ -196,7 +199,7 @@ def free_port() -> int:
 
 
 def start_on_free_port(
-    start: Callable[[int], Process], ready: Callable[[int], bool], timeout_seconds: float = 30.0
+    start: Callable[[int], Process], ready: Callable[[int], bool], timeout_seconds: float = START_TIMEOUT_SECONDS
 ) -> tuple[Process, int]:
     """Start a server on a free port and wait for it; try other ports if somebody else was faster.
 

@@ -193,13 +193,13 @@ class LocalStack:
             return self._spawn("api", api_command(_HOST, port), grace_seconds=5)
 
         if self._port is None:
-            self.api, _ = start_on_free_port(start, self._is_ready, timeout_seconds=60)
+            self.api, _ = start_on_free_port(start, self._is_ready)
             self._exit.callback(self._stop_api)
         else:
             port = self._port
             self.api = start(port)
             self._exit.callback(self._stop_api)
-            self.api.wait_until(lambda: self._is_ready(port), 60)
+            self.api.wait_until(lambda: self._is_ready(port))
 
     def _stop_api(self) -> None:
         self.api.stop()
@@ -215,7 +215,7 @@ class LocalStack:
         self.api.stop()
         port = int(self.url.rpartition(":")[2])
         self.api = self._spawn("api", api_command(_HOST, port), grace_seconds=5)
-        self.api.wait_until(lambda: self._is_ready(port), 60)
+        self.api.wait_until(lambda: self._is_ready(port))
 
     def start_worker(self, settings: Mapping[str, str] | None = None) -> Process:
         """Start one more worker, with its own work folder; it is not waited for.
