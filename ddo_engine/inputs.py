@@ -5,10 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
 from ddo_engine.data import ImageDataset, has_grey_levels, load_dataset
-from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidSpec
+from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
 from ddo_engine.files import sha256_of
 from ddo_engine.spec import CheckpointInfo, DatasetInfo, FileRef, LabelDistribution, SamplerSettings
@@ -114,6 +115,23 @@ def check_features_fit_dataset(features: FeatureNetwork, dataset: DatasetInfo) -
         features.check_takes(dataset.img_resolution, dataset.img_channels)
     except EngineError as error:
         raise IncompatibleInputs(error.message, param=FEATURE_NETWORK) from error
+
+
+def check_features_vary(features_ND: Tensor) -> None:
+    """Refuse a feature network in whose eyes all images are one: every FID would be 0, and the first trial would win.
+
+    Args:
+        features_ND: Features of dataset images, shape (N, D).
+
+    Raises:
+        InvalidFeatureNetwork: All rows are equal, though there are several.
+    """
+    if len(features_ND) > 1 and bool((features_ND == features_ND[0]).all()):
+        raise InvalidFeatureNetwork(
+            f"the feature network gives the first {len(features_ND)} images of the dataset the same features: FID would "
+            "be 0 for every model; choose a trained feature network, or a dataset of different images",
+            param=FEATURE_NETWORK,
+        )
 
 
 def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, dataset: DatasetInfo | None) -> None:

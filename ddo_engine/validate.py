@@ -3,6 +3,7 @@
 from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
 from ddo_engine.inputs import (
     check_features_fit_dataset,
+    check_features_vary,
     check_grey_levels,
     check_model_fits_dataset,
     open_checkpoint,
@@ -20,7 +21,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     Raises:
         CorruptCheckpoint: The checkpoint cannot be read.
         InvalidDataset: The dataset cannot be read, or its pixels are not on the grey levels.
-        InvalidFeatureNetwork: The feature network cannot be read, or its features are not finite.
+        InvalidFeatureNetwork: The feature network cannot be read, or its features are not finite or tell nothing apart.
         IncompatibleInputs: Each is fine, together they are not.
     """
     context.announce("validate")
@@ -32,5 +33,5 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_features_fit_dataset(features, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
-    extract(features, dataset.images_NCHW[:FEATURE_BATCH])  # refuses a network that overflows
+    check_features_vary(extract(features, dataset.images_NCHW[:FEATURE_BATCH]))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info))

@@ -173,6 +173,19 @@ def test_validate_of_a_feature_network_that_overflows_is_refused(inputs, tmp_pat
     assert caught.value.param == "feature_network"
 
 
+def test_validate_of_a_feature_network_that_sees_nothing_is_refused(inputs, tmp_path):
+    network = ImageClassifier(ImageClassifierConfig(**CLASSIFIER))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    manifest = FeatureManifest(architecture="image_classifier", config=CLASSIFIER)
+    save_features(tmp_path / "blind.safetensors", network, manifest)
+    spec = validate_spec(inputs, feature_network=str(tmp_path / "blind.safetensors"))
+    with pytest.raises(InvalidFeatureNetwork, match="same features") as caught:
+        run_in_process("validate", spec, tmp_path / "run")
+    assert caught.value.param == "feature_network"
+
+
 def test_validate_of_a_checkpoint_for_other_images_is_refused_naming_both(inputs, tmp_path):
     spec = validate_spec(inputs, dataset=resized(inputs, tmp_path, 8)["dataset"])
     with pytest.raises(IncompatibleInputs, match=r"draws images of 4x4 .* the dataset has 8x8") as caught:
