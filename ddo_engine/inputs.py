@@ -128,8 +128,8 @@ def check_features_vary(features_ND: Tensor) -> None:
     """
     if len(features_ND) > 1 and bool((features_ND == features_ND[0]).all()):
         raise InvalidFeatureNetwork(
-            f"the feature network gives the first {len(features_ND)} images of the dataset the same features: FID would "
-            "be 0 for every model; choose a trained feature network, or a dataset of different images",
+            f"the feature network gives the first {len(features_ND)} images of the dataset the same features: FID "
+            "would be 0 for every model; choose a trained feature network, or a dataset of different images",
             param=FEATURE_NETWORK,
         )
 
