@@ -87,6 +87,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
+                bufsize=0,  # a line read ahead here would be missed by poll, which reads the descriptor
                 env=None if env is None else dict(env),
                 start_new_session=True,
             )

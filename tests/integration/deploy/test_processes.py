@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -34,6 +35,7 @@ time.sleep(300)
 _STARTER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from deploy.local.processes import Process, signals_as_exceptions
 log = Path(sys.argv[1])
 with signals_as_exceptions(), Process("family", [sys.executable, "-c", sys.argv[2]], log=log):
@@ -113,6 +115,21 @@ def test_process_stopped_is_asked_with_its_signal(tmp_path: Path) -> None:
     assert process.stop() == 7
     assert process.stop() == 7
     assert process.log.read_text() == "ready\nasked\n"
+
+
+def test_process_that_ended_before_it_was_looked_at_is_seen_to_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = subprocess.Popen
+
+    def start_and_dawdle(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started = start(*arguments, **options)
+        time.sleep(1)
+        return started
+
+    monkeypatch.setattr(processes.subprocess, "Popen", start_and_dawdle)
+    with Process("hasty", ["sh", "-c", "exit 3"], log=tmp_path / "log") as process:
+        assert process.wait(5) == 3
 
 
 def test_process_ended_by_itself_is_named_with_the_end_of_its_log(tmp_path: Path) -> None:
