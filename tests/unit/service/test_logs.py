@@ -58,7 +58,7 @@ def test_log_lines_are_json_with_context_and_without_secrets(settings, capsys) -
     configure_logging(settings)
     with structlog.contextvars.bound_contextvars(request_id="req_1"):
         structlog.get_logger("service.test").info("told", key=KEY, nested={"url": ["redis://:hunter2@h/0"]})
-        logging.getLogger("some.library").warning("lost %s", settings.broker_url.get_secret_value())
+        logging.getLogger("a.dependency").warning("lost %s", settings.broker_url.get_secret_value())
         try:
             raise RuntimeError(f"failed with {KEY}")
         except RuntimeError:
@@ -75,6 +75,6 @@ def test_log_lines_are_json_with_context_and_without_secrets(settings, capsys) -
 
 def test_log_level_is_that_of_the_settings(settings, capsys) -> None:
     configure_logging(settings.model_copy(update={"log_level": "warning"}))
-    logging.getLogger("some.library").info("hidden")
-    logging.getLogger("some.library").warning("shown")
+    logging.getLogger("a.dependency").info("hidden")
+    logging.getLogger("a.dependency").warning("shown")
     assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == ["shown"]
