@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.objective import ddo_loss, ratio_diagnostics
-from tests.numerics.edm_golden import arrays, description, tensor
+from tests.numerics.golden import arrays, description, tensor
 
 NAME = "17_ddo_loss"
 CASES = {f"a{case['alpha']:g}_b{case['beta']}": case for case in description(NAME)["diffusion"]}

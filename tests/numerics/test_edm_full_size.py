@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddo_engine.families import get_family
-from tests.numerics.edm_golden import arrays, assert_golden, description, hashed_tensor, official_keys, tensor
+from tests.numerics.golden import arrays, assert_golden, description, hashed_tensor, official_keys, tensor
 
 MODELS = ["uncond", "cond"]
 

@@ -9,7 +9,7 @@ from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_chec
 from ddo_engine.families import get_family
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import SamplerSettings, TrainingSettings
-from tests.numerics.edm_golden import arrays, assert_golden, golden_model, tensor
+from tests.numerics.golden import arrays, assert_golden, golden_model, tensor
 
 pytestmark = pytest.mark.gpu
 FAMILY = get_family("edm")

@@ -19,7 +19,7 @@ from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.objective import ddo_loss
 from ddo_engine.spec import SamplerSettings, TrainingSettings
-from tests.numerics.edm_golden import arrays, class_indices, description, golden_model, tensor
+from tests.numerics.golden import arrays, class_indices, description, golden_model, tensor
 
 FAMILY = get_family("edm")
 TRAINING = TrainingSettings(kimg=1, batch_size=4, learning_rate=1e-3, ema_half_life_kimg=1, evaluate_every_kimg=1)

@@ -7,7 +7,7 @@ from torch import nn
 from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.families import get_family
 from ddo_engine.families.edm.layers import UNetBlock
-from tests.numerics.edm_golden import (
+from tests.numerics.golden import (
     arrays,
     assert_golden,
     class_indices,

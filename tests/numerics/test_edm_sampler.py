@@ -9,7 +9,7 @@ import torch
 from ddo_engine.families import get_family
 from ddo_engine.families.edm.sampler import SampleStreams, heun, noise_levels, quantise
 from ddo_engine.spec import SamplerSettings
-from tests.numerics.edm_golden import arrays, golden_model, tensor
+from tests.numerics.golden import arrays, golden_model, tensor
 
 NAME = "07_edm_sampler"
 SEEDS = [0, 1, 5]

@@ -10,7 +10,7 @@ from ddo_engine.evaluation import FeatureManifest, save_features
 from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
 from tests.engine_inputs import EngineInputs, finish, results, run_engine, start_engine, write_checkpoint
 from tests.integration.engine.test_process import read_until
-from tests.numerics.edm_golden import description
+from tests.numerics.golden import description
 
 pytestmark = pytest.mark.gpu
 SETTINGS = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ddo_engine.ema import ema_decay, update_ema
-from tests.numerics.edm_golden import arrays, description
+from tests.numerics.golden import arrays, description
 
 GOLDEN = "12_edm2_loss_lr_ema"
 

@@ -1,4 +1,4 @@
-"""Access to the golden vectors of the EDM family."""
+"""Access to the golden vectors."""
 
 import gzip
 import json
@@ -41,8 +41,8 @@ def state_dict(name: str, prefix: str = "sd/") -> dict[str, Tensor]:
     return {key[len(prefix) :]: tensor(name, key) for key in arrays(name) if key.startswith(prefix)}
 
 
-def golden_model(name: str) -> nn.Module:
-    model = get_family("edm").build(description(name)["constructor"])
+def golden_model(name: str, family: str = "edm") -> nn.Module:
+    model = get_family(family).build(description(name)["constructor"])
     model.load_state_dict(state_dict(name))
     return model
 
