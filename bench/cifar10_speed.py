@@ -18,10 +18,11 @@ from torch import nn
 
 from ddo_engine.device import describe_device, make_deterministic, pick_device
 from ddo_engine.families import get_family
-from ddo_engine.families.edm.likelihood import draw_noise, log_likelihood_ratio_estimate, normalise
+from ddo_engine.families.diffusion.likelihood import draw_noise, log_likelihood_ratio_estimate
+from ddo_engine.families.diffusion.space import normalise
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.objective import ddo_loss
-from ddo_engine.spec import SamplerSettings, TrainingSettings
+from ddo_engine.spec import HeunSettings, TrainingSettings
 
 NETWORK = {
     "class_name": "EDMPrecond",
@@ -99,7 +100,7 @@ def measure(batch_size: int, device: torch.device, repeats: int) -> None:
         with torch.no_grad():
             family.pretraining_loss(reference, both, training, generator)
 
-    sampler = SamplerSettings(num_steps=2)
+    sampler = HeunSettings(num_steps=2)
     ddo = seconds_per_call(ddo_step, device, repeats)
     peak = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     plain = seconds_per_call(plain_step, device, repeats)

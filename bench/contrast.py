@@ -17,8 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ddo_engine.checkpoint import load_checkpoint
-from ddo_engine.families.edm.likelihood import normalise
-from ddo_engine.families.edm.sampler import quantise
+from ddo_engine.families.diffusion.space import normalise, quantise
 from ddo_engine.sampling import generate_images
 from examples.digits.verdict import FIRST_SEED, SAMPLER, Bench, measure
 
@@ -39,7 +38,7 @@ def stretched_metrics(path: Path, bench: Bench, contrast: float, num_samples: in
         uncut.append(images_BCHW * contrast)
         return quantise(uncut[-1])
 
-    with patch("ddo_engine.families.edm.family.quantise", stretch):
+    with patch("ddo_engine.families.diffusion.space.quantise", stretch):
         samples = generate_images(checkpoint.model, checkpoint.family, seeds, SAMPLER, grey_levels=bench.grey_levels)
     pixels = torch.cat(uncut)
     cut = pixels.clamp(-1, 1)

@@ -13,6 +13,10 @@ from ddo_engine.families import get_family
 from ddo_engine.families.protocol import Family, LabelledImages
 from ddo_engine.spec import LabelDistribution, SamplerSettings
 
+# On a CPU, sums of products are blocked in another way below so many rows, and the last bits of an image would depend
+# on how many others are drawn beside it. Measured in bench/sampling.py.
+ROWS_OF_A_CALL = 16
+
 # In units of 2^-64: integers make the labels the same on every machine.
 _GOLDEN_RATIO = 0x19E3779B97F4A7C15
 
@@ -64,6 +68,7 @@ def generate_images(
     seeds: Sequence[int],
     sampler: SamplerSettings,
     *,
+    guide: nn.Module | None = None,
     class_counts: Sequence[int] = (),
     grey_levels: int = 256,
     on_progress: Callable[[int], None] | None = None,
@@ -75,6 +80,7 @@ def generate_images(
         family: The model's family.
         seeds: One per image; image i depends on seed i alone.
         sampler: Sampler settings.
+        guide: The network that guides, if the settings ask for it.
         class_counts: Images per class of the dataset, for ``labels='dataset'``.
         grey_levels: Round every pixel to that many equally spaced values, as the dataset's are.
         on_progress: Called with the number of finished images after every batch.
@@ -96,7 +102,8 @@ def generate_images(
             labels_B = family.draw_labels(model, batch_seeds)
         if labels_B is not None:
             labels.append(labels_B)
-        batches.append(round_to_grey_levels(family.sample(model, batch_seeds, labels_B, sampler), grey_levels))
+        images_BCHW = _sample_padded(model, family, batch_seeds, labels_B, sampler, guide)
+        batches.append(round_to_grey_levels(images_BCHW, grey_levels))
         if on_progress is not None:
             on_progress(start + len(batch_seeds))
     return LabelledImages(torch.cat(batches), torch.cat(labels) if labels else None)
@@ -108,27 +115,69 @@ def sample(
     *,
     labels: Sequence[int] | Tensor | None = None,
     sampler: SamplerSettings | None = None,
+    guide: nn.Module | None = None,
 ) -> Tensor:
-    """Draw one image per seed in one batch.
+    """Draw one image per seed, ``sampler.batch_size`` of them per network call.
 
     Args:
         model: From :func:`ddo_engine.load_model`.
-        seeds: One per image; image i depends on seed i (and its label) alone.
-        labels: Class indices; None draws those of a conditional model from the seeds.
-        sampler: Steps and noise levels; EDM's for CIFAR-10 by default.
+        seeds: One per image; image i depends on seed i (and its label) alone, to the bit on a CPU.
+        labels: Class indices; None draws those of a conditional model from the seeds, or, for
+            ``sampler.labels = "balanced"``, takes seed mod number of classes.
+        sampler: How to draw; None takes the family's default (EDM's for CIFAR-10, EDM2's, VAR without guidance).
+        guide: The network that guides, for ``sampler.guidance_scale``; see the sampler's settings.
 
     Returns:
         uint8, shape (B, C, H, W), on the CPU.
 
     Raises:
-        ValueError: As many labels as seeds are needed, each a class of the model.
+        ValueError: No seeds; or not as many labels as seeds, each a class of the model.
+        InvalidSpec: The sampler is not one for the model's family, or guidance has no guide.
         NonFiniteLoss: The model draws NaN or infinite pixels.
     """
-    labels_B = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
+    family = get_family(str(model.family))
+    sampler = sampler or family.default_sampler
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel
+    labels_B = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
     if labels_B is not None and (
         labels_B.shape != (len(seeds),) or not bool(((labels_B >= 0) & (labels_B < label_dim)).all())
     ):
         raise ValueError(f"labels must be {len(seeds)} class indices, one per seed, in 0 … {label_dim - 1}")
-    family = get_family(str(model.family))
-    return family.sample(model, seeds, labels_B, sampler or SamplerSettings())
+    if labels_B is None and sampler.labels is LabelDistribution.BALANCED:
+        labels_B = labels_for_seeds(seeds, label_dim, sampler.labels, ())
+    if len(seeds) == 0:
+        raise ValueError("seeds: give at least one")
+    return torch.cat(
+        [
+            _sample_padded(
+                model,
+                family,
+                seeds[start : start + sampler.batch_size],
+                None if labels_B is None else labels_B[start : start + sampler.batch_size],
+                sampler,
+                guide,
+            )
+            for start in range(0, len(seeds), sampler.batch_size)
+        ]
+    )
+
+
+def _sample_padded(
+    model: nn.Module,
+    family: Family,
+    seeds: Sequence[int],
+    labels_B: Tensor | None,
+    sampler: SamplerSettings,
+    guide: nn.Module | None,
+) -> Tensor:
+    """Draw a batch in network calls of a number of rows that does not depend on what else is drawn.
+
+    On a CPU that number is the next multiple of ``ROWS_OF_A_CALL``; elsewhere kernels are chosen by the exact shape,
+    and it is the sampler's batch size.
+    """
+    on_cpu = next(model.parameters()).device.type == "cpu"
+    rows = -(-len(seeds) // ROWS_OF_A_CALL) * ROWS_OF_A_CALL if on_cpu else max(sampler.batch_size, len(seeds))
+    missing = rows - len(seeds)
+    padded_seeds = [*seeds, *[seeds[-1]] * missing]
+    padded_labels = None if labels_B is None else torch.cat([labels_B, labels_B[-1:].expand(missing)])
+    return family.sample(model, padded_seeds, padded_labels, sampler, guide=guide)[: len(seeds)]

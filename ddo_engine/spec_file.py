@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.spec import FileRef, Settings
+from ddo_engine.spec import FileRef, Settings, as_written
 
 SpecT = TypeVar("SpecT", bound=Settings)
 
@@ -35,7 +35,7 @@ def read_spec(path: Path, model: type[SpecT]) -> SpecT:
 
 def _refusal(error: ValidationError, content: Any) -> InvalidSpec:
     first = error.errors(include_url=False, include_context=False)[0]
-    param = _field_name(first["loc"], content)
+    param = _field_name(as_written(first["loc"]), content)
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return InvalidSpec(f"{param}: {message}{more}" if param else f"{message}{more}", param=param or None)

@@ -23,7 +23,7 @@ class LabelledImages:
     """A batch of images.
 
     Attributes:
-        images_BCHW: uint8.
+        images_BCHW: uint8 pixels; or float32 moments of latents, (B, 2C, H, W): means, then standard deviations.
         labels_B: int64 class indices, or None for an unlabelled batch.
     """
 
@@ -45,9 +45,15 @@ class ImageModel(Protocol):
 
 
 class Family(Protocol):
-    """One model family: ``edm`` now, ``edm2`` and ``var`` later."""
+    """One model family: ``edm``, ``edm2``, ``var``, …
+
+    Attributes:
+        name: In the registry and in manifests.
+        default_sampler: What :func:`ddo_engine.sample` uses when it is told nothing.
+    """
 
     name: str
+    default_sampler: SamplerSettings
 
     def build(self, config: dict[str, Any]) -> nn.Module:
         """Return a randomly initialised network in eval mode.
@@ -73,6 +79,7 @@ class Family(Protocol):
         labels_B: Tensor | None,
         sampler: SamplerSettings,
         *,
+        guide: nn.Module | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw one image per seed; image i depends on seed i (and its label) alone.
@@ -82,13 +89,21 @@ class Family(Protocol):
             seeds: One per image.
             labels_B: int64 class indices; None draws the labels of a conditional model from the seeds.
             sampler: Sampler settings; ``batch_size`` is the caller's business.
+            guide: The network that guides, if the settings ask for guidance by another network.
             on_step: Called with the number of finished network calls.
 
         Returns:
             uint8 images of shape (B, C, H, W) on the CPU.
 
         Raises:
+            InvalidSpec: The sampler is not one for this family, or guidance has no guide.
+            IncompatibleInputs: The model draws latents or tokens and has no autoencoder.
             NonFiniteLoss: A pixel is NaN or infinite before it is rounded.
+        """
+
+    def constrain_(self, model: nn.Module) -> None:
+        """Project the weights, in place, onto the family's constraint set: called once before training and after
+        every optimizer step. EDM2 normalises its weights (arXiv:2312.02696, section 2.3); most families do nothing.
         """
 
     def log_likelihood_ratios(

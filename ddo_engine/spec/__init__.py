@@ -25,17 +25,23 @@ from ddo_engine.spec.event import (
     Started,
 )
 from ddo_engine.spec.job import JobSpec
+from ddo_engine.spec.sampler import (
+    AutoregressiveSettings,
+    DPMSolverSettings,
+    HeunSettings,
+    LabelDistribution,
+    SamplerSettings,
+    as_written,
+)
 from ddo_engine.spec.settings import (
     ConfirmSettings,
     DatasetSettings,
     DDOObjective,
     EvaluationSettings,
     Grid,
-    LabelDistribution,
     MLEObjective,
     Objective,
     ReferenceSetSettings,
-    SamplerSettings,
     TrainingSettings,
 )
 from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpec, UnitSpec, ValidateSpec
@@ -43,9 +49,11 @@ from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpe
 __all__ = [
     "ENGINE_EVENT",
     "UNIT_SPEC",
+    "AutoregressiveSettings",
     "CheckpointInfo",
     "ConfirmSettings",
     "DDOObjective",
+    "DPMSolverSettings",
     "DatasetInfo",
     "DatasetSettings",
     "EngineEvent",
@@ -59,6 +67,7 @@ __all__ = [
     "Finished",
     "GenerateSpec",
     "Grid",
+    "HeunSettings",
     "JobSpec",
     "LabelDistribution",
     "MLEObjective",
@@ -78,5 +87,6 @@ __all__ = [
     "UnitSpec",
     "Uri",
     "ValidateSpec",
+    "as_written",
     "map_files",
 ]

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from ddo_engine.presets import with_preset
 from ddo_engine.spec.base import Seed, Settings, Uri
+from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import (
     ConfirmSettings,
     DatasetSettings,
     EvaluationSettings,
     Grid,
     ReferenceSetSettings,
-    SamplerSettings,
     TrainingSettings,
 )
 
@@ -28,7 +28,7 @@ class JobSpec(Settings):
     rounds: int = Field(ge=1, le=100)
     grid: Grid
     training: TrainingSettings
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = HeunSettings()
     reference_set: ReferenceSetSettings
     evaluation: EvaluationSettings
     confirm: ConfirmSettings | None = None

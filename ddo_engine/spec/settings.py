@@ -1,52 +1,10 @@
 """Settings shared by jobs and units: sampling, objective, training, evaluation."""
 
-from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
-
-
-class LabelDistribution(StrEnum):
-    """How class labels of generated images follow from their seeds."""
-
-    RANDOM = "random"
-    BALANCED = "balanced"
-    DATASET = "dataset"
-
-
-class SamplerSettings(Settings):
-    """Heun's method on EDM's probability-flow ODE, optionally with churn (arXiv:2206.00364, algorithm 2).
-
-    ``S_max = None`` means no upper bound. Defaults are EDM's for CIFAR-10 (35 network evaluations).
-    """
-
-    num_steps: int = Field(default=18, ge=2, le=1000)
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-    rho: PositiveFloat = 7.0
-    S_churn: float = Field(default=0.0, ge=0)
-    S_min: float = Field(default=0.0, ge=0)
-    S_max: PositiveFloat | None = None
-    S_noise: PositiveFloat = 1.0
-    labels: LabelDistribution = Field(
-        default=LabelDistribution.DATASET,
-        description="Class labels of a conditional model's samples: 'dataset' follows the dataset's class "
-        "frequencies, 'balanced' takes seed mod number of classes, 'random' draws from the sample's own generator.",
-    )
-    batch_size: int = Field(default=256, ge=1, le=65536, description="Images per network call while sampling.")
-
-    @model_validator(mode="after")
-    def _sigmas_are_ordered(self) -> Self:
-        if self.sigma_min >= self.sigma_max:
-            raise ValueError("sigma_min must be below sigma_max")
-        return self
-
-    @property
-    def nfe(self) -> int:
-        """Network evaluations per image."""
-        return 2 * self.num_steps - 1
 
 
 class DDOObjective(Settings):

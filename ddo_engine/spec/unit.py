@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
-from ddo_engine.spec.settings import EvaluationSettings, Objective, SamplerSettings, TrainingSettings
+from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
+from ddo_engine.spec.settings import EvaluationSettings, Objective, TrainingSettings
 
 
 class ValidateSpec(Settings):
@@ -24,7 +25,7 @@ class GenerateSpec(Settings):
     kind: Literal["reference"] = "reference"
     checkpoint: FileRef
     dataset: FileRef | None = Field(default=None, description="Gives class frequencies; needed for labels='dataset'.")
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = HeunSettings()
     first_seed: int = Field(default=0, ge=0)
     num_samples: int = Field(ge=1)
     grey_levels: int = Field(default=256, ge=2, le=256)
@@ -48,7 +49,7 @@ class TrainSpec(Settings):
     state: FileRef | None = Field(default=None, description="Training state to go on from.")
     objective: Objective
     training: TrainingSettings
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = HeunSettings()
     evaluation: EvaluationSettings | None = None
     grey_levels: int = Field(default=256, ge=2, le=256)
     seed: Seed = 0
@@ -69,7 +70,7 @@ class EvaluateSpec(Settings):
     checkpoint: FileRef
     dataset: FileRef = Field(description="Its features are the reference statistics.")
     feature_network: FileRef
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = HeunSettings()
     evaluations: tuple[EvaluationSettings, ...] = Field(min_length=1)
     grey_levels: int = Field(default=256, ge=2, le=256)
     denoising_dataset: FileRef | None = Field(

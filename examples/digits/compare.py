@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from ddo_engine.checkpoint import load_checkpoint
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import LabelDistribution, SamplerSettings
+from ddo_engine.spec import LabelDistribution, HeunSettings
 
 NUM_CLASSES, PER_CLASS = 10, 10
 GAP, GAP_GREY = 2, 40  # pixels between images, and their value
-SAMPLER = SamplerSettings(labels=LabelDistribution.BALANCED)
+SAMPLER = HeunSettings(labels=LabelDistribution.BALANCED)
 
 
 def grid(checkpoint: Path, first_seed: int, grey_levels: int) -> Tensor:

@@ -2,11 +2,12 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
 
+from ddo_engine.spec import as_written
 from service.api.problems import FieldError, Unprocessable
 
 _MAX_ERRORS = 50
@@ -86,7 +87,7 @@ def _causes(findings: Sequence[Any]) -> list[Any]:
 
 
 def _field_error(finding: Mapping[str, Any], skip: int, fields: frozenset[str]) -> FieldError:
-    kind, location, message = finding["type"], finding["loc"][skip:], finding["msg"]
+    kind, location, message = finding["type"], as_written(finding["loc"][skip:]), finding["msg"]
     param = param_of(location)
     if kind == "value_error":
         message = str(finding["ctx"]["error"])
@@ -113,10 +114,16 @@ def field_names(model: type[BaseModel]) -> frozenset[str]:
     """Return the names of all fields of ``model`` and of the models inside it."""
     names = set(model.model_fields)
     for field in model.model_fields.values():
-        for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and issubclass(kind, BaseModel):
-                names |= field_names(kind)
+        for inner in _models_in(field.annotation):
+            names |= field_names(inner)
     return frozenset(names)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
 
 
 def converted(given: Any, accepted: Any, location: tuple[int | str, ...] = ()) -> list[FieldError]:

@@ -8,7 +8,7 @@ import torch
 from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from ddo_engine.families import get_family
 from ddo_engine.families.protocol import LabelledImages
-from ddo_engine.spec import SamplerSettings, TrainingSettings
+from ddo_engine.spec import HeunSettings, TrainingSettings
 from tests.numerics.golden import arrays, assert_golden, golden_model, tensor
 
 pytestmark = pytest.mark.gpu
@@ -37,7 +37,7 @@ def test_free_form_on_cuda_equals_cpu(name):
     x = torch.randn(images.images_BCHW.shape, generator=torch.Generator().manual_seed(2))
     sigma = torch.logspace(-2, 1.5, 6)
     expected = model.free_form(x, sigma, images.labels_B)
-    FAMILY.sample(model.cuda(), [0], None, SamplerSettings(num_steps=2))  # switches TF32 off
+    FAMILY.sample(model.cuda(), [0], None, HeunSettings(num_steps=2))  # switches TF32 off
     actual = model.free_form(x.cuda(), sigma.cuda(), images.labels_B.cuda())
     torch.testing.assert_close(actual.cpu(), expected, rtol=1e-4, atol=1e-4)
 
@@ -47,14 +47,14 @@ def test_free_form_on_cuda_equals_cpu(name):
 def test_free_form_on_cuda_equals_official(name):
     model, _ = model_and_images(name)
     labels = tensor(name, "class_labels").argmax(1).cuda() if "class_labels" in arrays(name) else None
-    FAMILY.sample(model.cuda(), [0], None, SamplerSettings(num_steps=2))
+    FAMILY.sample(model.cuda(), [0], None, HeunSettings(num_steps=2))
     assert_golden(model.free_form(tensor(name, "x").cuda(), tensor(name, "sigma").cuda(), labels), arrays(name)["F"])
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_sample_on_cuda_equals_cpu_to_one_grey_level(name):
     model, _ = model_and_images(name)
-    sampler = SamplerSettings(num_steps=6, S_churn=3, S_min=0.05, S_max=50)
+    sampler = HeunSettings(num_steps=6, S_churn=3, S_min=0.05, S_max=50)
     expected = FAMILY.sample(model, range(8), None, sampler).int()
     difference = (FAMILY.sample(model.cuda(), range(8), None, sampler).int() - expected).abs()
     assert difference.max() <= 1
@@ -74,7 +74,7 @@ def test_ratios_and_their_gradients_on_cuda_equal_cpu_though_tf32_was_on(name, m
     def evaluate(device):
         # Draws on CUDA are others than on the CPU: both devices get the CPU's.
         monkeypatch.setattr(
-            "ddo_engine.families.edm.family.draw_noise", lambda x, *_: recorded_noise(x, torch.device(device))
+            "ddo_engine.families.diffusion.family.draw_noise", lambda x, *_: recorded_noise(x, torch.device(device))
         )
         target.to(device).zero_grad()
         batch = images.to(torch.device(device))
@@ -94,7 +94,7 @@ def test_ratios_and_their_gradients_on_cuda_equal_cpu_though_tf32_was_on(name, m
 
 
 def recorded_noise(x_BCHW, device):
-    from ddo_engine.families.edm.likelihood import NoiseDraw, draw_noise
+    from ddo_engine.families.diffusion.likelihood import NoiseDraw, draw_noise
 
     noise = draw_noise(x_BCHW.cpu(), -1.2, 1.2, torch.Generator().manual_seed(5))
     return NoiseDraw(noise.t_B.to(device), noise.eps_BCHW.to(device))
@@ -140,7 +140,7 @@ def test_training_and_sampling_in_deterministic_mode_repeat_themselves_to_the_bi
         loss_B = FAMILY.pretraining_loss(target, batch, TRAINING, generator)
         (real_B.sum() - 2 * fake_B.sum() + loss_B.sum()).backward()
         gradients = [p.grad.clone() for p in target.parameters() if p.grad is not None]
-        return [*gradients, FAMILY.sample(target, range(4), None, SamplerSettings(num_steps=4))]
+        return [*gradients, FAMILY.sample(target, range(4), None, HeunSettings(num_steps=4))]
 
     assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
 

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from ddo_engine.families import get_family
-from ddo_engine.families.edm.likelihood import (
+from ddo_engine.families.diffusion.likelihood import (
     NoiseDraw,
     denoising_loss,
     draw_noise,
     free_form_target,
     log_likelihood_ratio_estimate,
-    normalise,
 )
+from ddo_engine.families.diffusion.space import normalise
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.objective import ddo_loss
-from ddo_engine.spec import SamplerSettings, TrainingSettings
+from ddo_engine.spec import HeunSettings, TrainingSettings
 from tests.numerics.golden import arrays, class_indices, description, golden_model, tensor
 
 FAMILY = get_family("edm")
@@ -233,7 +233,7 @@ def test_ratios_under_autocast_stay_in_float32():
     [
         lambda model: FAMILY.log_likelihood_ratios(model, model, REAL, FAKE, TRAINING, generator()),
         lambda model: FAMILY.pretraining_loss(model, REAL, TRAINING, generator()),
-        lambda model: FAMILY.sample(model, [0], None, SamplerSettings(num_steps=2)),
+        lambda model: FAMILY.sample(model, [0], None, HeunSettings(num_steps=2)),
     ],
     ids=["ratios", "pretraining", "sample"],
 )

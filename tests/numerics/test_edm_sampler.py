@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from ddo_engine.families import get_family
-from ddo_engine.families.edm.sampler import SampleStreams, heun, noise_levels, quantise
-from ddo_engine.spec import SamplerSettings
+from ddo_engine.families.diffusion.heun import heun, noise_levels
+from ddo_engine.families.diffusion.space import quantise
+from ddo_engine.families.diffusion.streams import SampleStreams
+from ddo_engine.spec import HeunSettings
 from tests.numerics.golden import arrays, golden_model, tensor
 
 NAME = "07_edm_sampler"
 SEEDS = [0, 1, 5]
-CHURN = SamplerSettings(num_steps=6, S_churn=3, S_min=0.05, S_max=50, S_noise=1.003)
+CHURN = HeunSettings(num_steps=6, S_churn=3, S_min=0.05, S_max=50, S_noise=1.003)
 MODELS = [("uncond", "01_edm_ddpmpp_uncond"), ("cond", "02_edm_ddpmpp_cond")]
 FAMILY = get_family("edm")
 
@@ -37,7 +39,7 @@ def test_heun_18_steps_equals_official(prefix, model_name):
         sigmas.append(float(sigma[0]))
         return model.denoise(x, sigma, labels)
 
-    images = heun(denoise, tensor(NAME, f"{prefix}_latents"), SamplerSettings(), churn_noise=no_churn)
+    images = heun(denoise, tensor(NAME, f"{prefix}_latents"), HeunSettings(), churn_noise=no_churn)
     golden = {key.removeprefix(f"{prefix}_steps18_"): value for key, value in arrays(NAME).items()}
     assert images.dtype == torch.float64
     assert {x.dtype for x in inputs} == {torch.float32}
@@ -64,7 +66,7 @@ def test_heun_with_churn_equals_official(prefix, model_name):
 
 @pytest.mark.parametrize(("S_churn", "gamma"), [(2.0, 0.2), (4.0, 0.4), (4.2, 2**0.5 - 1)])
 def test_heun_with_churn_raises_the_noise_by_its_share_of_a_step_up_to_a_bound(S_churn, gamma):
-    sampler = SamplerSettings(num_steps=10, S_churn=S_churn, S_min=0.05, S_max=50)
+    sampler = HeunSettings(num_steps=10, S_churn=S_churn, S_min=0.05, S_max=50)
     sigmas = []
 
     def denoise(x, sigma):
@@ -81,7 +83,7 @@ def test_heun_with_churn_raises_the_noise_by_its_share_of_a_step_up_to_a_bound(S
 @pytest.mark.parametrize(("prefix", "model_name"), MODELS)
 def test_sample_from_seeds_alone_equals_official_bytes(prefix, model_name):
     model = golden_model(model_name)
-    images = FAMILY.sample(model, SEEDS, None, SamplerSettings())
+    images = FAMILY.sample(model, SEEDS, None, HeunSettings())
     np.testing.assert_array_equal(images.numpy(), arrays(NAME)[f"{prefix}_steps18_uint8"])
     drawn = FAMILY.draw_labels(model, SEEDS)
     assert drawn is None if prefix == "uncond" else torch.equal(drawn, labels_of(prefix))
@@ -90,13 +92,13 @@ def test_sample_from_seeds_alone_equals_official_bytes(prefix, model_name):
 @pytest.mark.parametrize("num_steps", [2, 5, 18])
 def test_heun_makes_two_network_calls_a_step_but_one_in_the_last(num_steps):
     calls = []
-    sampler = SamplerSettings(num_steps=num_steps)
+    sampler = HeunSettings(num_steps=num_steps)
     heun(lambda x, sigma: x, torch.zeros(1, 1, 1, 1), sampler, churn_noise=no_churn, on_call=calls.append)
     assert calls == list(range(1, sampler.nfe + 1))
 
 
 def test_noise_levels_are_edms():
-    levels = noise_levels(SamplerSettings(num_steps=3, sigma_min=1.0, sigma_max=81.0, rho=4.0))
+    levels = noise_levels(HeunSettings(num_steps=3, sigma_min=1.0, sigma_max=81.0, rho=4.0))
     assert levels == pytest.approx([81.0, 16.0, 1.0, 0.0])
 
 
@@ -106,7 +108,7 @@ def gaussian_error(num_steps):
     images = heun(
         lambda x, sigma: x * (0.25 / (0.25 + sigma.double() ** 2))[:, None, None, None],
         latents,
-        SamplerSettings(num_steps=num_steps, sigma_min=0.002, sigma_max=80.0),
+        HeunSettings(num_steps=num_steps, sigma_min=0.002, sigma_max=80.0),
         churn_noise=no_churn,
     )
     exact = latents.double() * 80 * 0.5 / (80**2 + 0.25) ** 0.5
@@ -119,7 +121,7 @@ def test_heun_on_gaussian_data_converges_with_second_order():
     assert all(3.0 < coarse / fine < 5.5 for coarse, fine in pairwise(errors))
 
 
-@pytest.mark.parametrize("sampler", [SamplerSettings(num_steps=6), CHURN], ids=["plain", "churn"])
+@pytest.mark.parametrize("sampler", [HeunSettings(num_steps=6), CHURN], ids=["plain", "churn"])
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_sample_of_a_seed_does_not_depend_on_its_batch(sampler, batch_size):
     # Not to the bit: matrix products of other shapes add up in another order. One grey level of 255 at most.
@@ -145,7 +147,7 @@ def test_sample_with_churn_differs_from_sample_without():
 
 def test_sample_with_given_labels_uses_them_and_keeps_the_latents():
     model = golden_model("02_edm_ddpmpp_cond")
-    sampler = SamplerSettings(num_steps=4)
+    sampler = HeunSettings(num_steps=4)
     drawn = FAMILY.draw_labels(model, SEEDS)
     assert torch.equal(FAMILY.sample(model, SEEDS, drawn, sampler), FAMILY.sample(model, SEEDS, None, sampler))
     other = FAMILY.sample(model, SEEDS, (drawn + 1) % 10, sampler)

@@ -9,7 +9,7 @@ import ddo_engine
 from ddo_engine.errors import IncompatibleInputs
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images, labels_for_seeds
-from ddo_engine.spec import LabelDistribution, SamplerSettings
+from ddo_engine.spec import LabelDistribution, HeunSettings
 
 FAMILY = get_family("edm")
 BALANCED, DATASET, RANDOM = LabelDistribution.BALANCED, LabelDistribution.DATASET, LabelDistribution.RANDOM
@@ -24,7 +24,7 @@ def build(label_dim=10):
 
 
 def sampler(labels=BALANCED, batch_size=5):
-    return SamplerSettings(num_steps=3, labels=labels, batch_size=batch_size)
+    return HeunSettings(num_steps=3, labels=labels, batch_size=batch_size)
 
 
 def test_labels_balanced_are_seed_mod_classes():
@@ -127,7 +127,7 @@ def test_sample_of_the_package_is_the_family_sampler():
     model = build()
     expected = FAMILY.sample(model, [1, 2], torch.tensor([4, 5]), sampler())
     assert torch.equal(ddo_engine.sample(model, [1, 2], labels=[4, 5], sampler=sampler()), expected)
-    assert torch.equal(ddo_engine.sample(model, [1, 2]), FAMILY.sample(model, [1, 2], None, SamplerSettings()))
+    assert torch.equal(ddo_engine.sample(model, [1, 2]), FAMILY.sample(model, [1, 2], None, HeunSettings()))
 
 
 @pytest.mark.parametrize("labels", [[1], [1, 10], [1, -1], [[1, 2]]])

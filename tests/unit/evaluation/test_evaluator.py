@@ -11,9 +11,9 @@ from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, l
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import EvaluationSettings, LabelDistribution, SamplerSettings
+from ddo_engine.spec import EvaluationSettings, LabelDistribution, HeunSettings
 
-SAMPLER = SamplerSettings(num_steps=3, batch_size=16)
+SAMPLER = HeunSettings(num_steps=3, batch_size=16)
 SETTINGS = EvaluationSettings(num_samples=40, seed=5, neighbours=3)
 SHA = "0" * 64
 
@@ -37,7 +37,7 @@ def model() -> torch.nn.Module:
 
 
 def evaluator(
-    network: FeatureNetwork, dataset: ImageDataset, sampler: SamplerSettings = SAMPLER, cache: Path | None = None
+    network: FeatureNetwork, dataset: ImageDataset, sampler: HeunSettings = SAMPLER, cache: Path | None = None
 ) -> Evaluator:
     return Evaluator(network, dataset, SHA, sampler, 17, cache)
 

@@ -1,56 +1,41 @@
-"""Heun's method on the probability-flow ODE, and the random streams of its samples.
+"""Heun's method on the probability-flow ODE.
 
 Shapes: B batch, C channels, H height, W width, N steps.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ddo_engine.spec import SamplerSettings
+from ddo_engine.spec import DPMSolverSettings, HeunSettings
 
 
-class SampleStreams:
-    """One random stream per sample, so that image i depends on seed i alone and not on its batch.
-
-    A stream is a CPU generator seeded with the sample's seed. It gives, in this order: the latent, the label (of a
-    conditional model, whether used or not), the churn noise of each step (only if there is churn).
-    """
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return standard normals of shape (B, *shape)."""
-        return torch.stack([torch.randn(*shape, generator=g, dtype=dtype) for g in self._generators])
-
-    def integers(self, stop: int) -> Tensor:
-        """Return int64 draws from 0 … stop − 1, shape (B,)."""
-        return torch.stack([torch.randint(stop, (), generator=g) for g in self._generators])
-
-
-def noise_levels(sampler: SamplerSettings) -> list[float]:
-    """Return the N noise levels from sigma_max down to sigma_min, and a final 0.
+def power_spaced(sampler: HeunSettings | DPMSolverSettings, num_levels: int) -> list[float]:
+    """Return noise levels from sigma_max down to sigma_min, equally spaced in ``sigma^(1/rho)``.
 
     Source: arXiv:2206.00364, eq. 5.
     """
     first, last = sampler.sigma_max ** (1 / sampler.rho), sampler.sigma_min ** (1 / sampler.rho)
-    steps = [(first + i / (sampler.num_steps - 1) * (last - first)) ** sampler.rho for i in range(sampler.num_steps)]
-    return [*steps, 0.0]
+    return [(first + i / (num_levels - 1) * (last - first)) ** sampler.rho for i in range(num_levels)]
+
+
+def noise_levels(sampler: HeunSettings) -> list[float]:
+    """Return the N noise levels of the steps, and a final 0."""
+    return [*power_spaced(sampler, sampler.num_steps), 0.0]
 
 
 def heun(
     denoise: Callable[[Tensor, Tensor], Tensor],
     latents_BCHW: Tensor,
-    sampler: SamplerSettings,
+    sampler: HeunSettings,
     *,
     churn_noise: Callable[[], Tensor],
     on_call: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Integrate from noise to images with a float64 state.
+    """Integrate from noise to images.
 
     Args:
         denoise: D(x_BCHW, sigma_B), called with float32 tensors.
@@ -61,23 +46,24 @@ def heun(
         on_call: Called with the number of finished network calls.
 
     Returns:
-        float64, shape (B, C, H, W).
+        In ``sampler.state_dtype``, shape (B, C, H, W).
 
     Source: arXiv:2206.00364, algorithm 2.
     """
     num_calls = 0
+    state_dtype = getattr(torch, sampler.state_dtype)
 
     def slope(x: Tensor, sigma: float) -> Tensor:
         nonlocal num_calls
         sigma_B = torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
-        denoised = denoise(x.to(torch.float32), sigma_B).to(torch.float64)
+        denoised = denoise(x.to(torch.float32), sigma_B).to(state_dtype)
         num_calls += 1
         if on_call is not None:
             on_call(num_calls)
         return (x - denoised) / sigma
 
     levels = noise_levels(sampler)
-    x = latents_BCHW.to(torch.float64) * levels[0]
+    x = latents_BCHW.to(state_dtype) * levels[0]
     for sigma, sigma_next in pairwise(levels):
         sigma_hat = sigma * (1 + _gamma(sigma, sampler))
         if sampler.S_churn > 0:
@@ -90,12 +76,7 @@ def heun(
     return x
 
 
-def quantise(x_BCHW: Tensor) -> Tensor:
-    """Map images in [-1, 1] to uint8 as EDM does: ``127.5 x + 128``, clipped and truncated."""
-    return (x_BCHW * 127.5 + 128).clip(0, 255).to(torch.uint8)
-
-
-def _gamma(sigma: float, sampler: SamplerSettings) -> float:
+def _gamma(sigma: float, sampler: HeunSettings) -> float:
     upper = math.inf if sampler.S_max is None else sampler.S_max
     if not sampler.S_min <= sigma <= upper:
         return 0.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser, broadcast_to_images
+from ddo_engine.families.diffusion.denoiser import Denoiser, broadcast_to_images
 
 
 @dataclass(frozen=True)
@@ -24,28 +24,23 @@ class NoiseDraw:
     eps_BCHW: Tensor
 
 
-def draw_noise(images_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator) -> NoiseDraw:
-    """Draw ``log t ~ N(P_mean, P_std^2)`` and ``eps ~ N(0, 1)``, float32, for images of this shape.
+def draw_noise(x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator) -> NoiseDraw:
+    """Draw ``log t ~ N(P_mean, P_std^2)`` and ``eps ~ N(0, 1)``, float32, for a batch of this shape.
 
     Order of the draws: B normals for t, then B·C·H·W for eps.
 
     Args:
-        images_BCHW: Gives shape and device.
+        x0_BCHW: Gives shape and device.
         P_mean: Mean of log t.
         P_std: Standard deviation of log t.
-        generator: On the device of the images.
+        generator: On that device.
 
     Source: arXiv:2206.00364, table 1.
     """
-    device = images_BCHW.device
-    normal_B = torch.randn(images_BCHW.shape[0], generator=generator, device=device)
-    eps_BCHW = torch.randn(images_BCHW.shape, generator=generator, device=device)
+    device = x0_BCHW.device
+    normal_B = torch.randn(x0_BCHW.shape[0], generator=generator, device=device)
+    eps_BCHW = torch.randn(x0_BCHW.shape, generator=generator, device=device)
     return NoiseDraw((normal_B * P_std + P_mean).exp(), eps_BCHW)
-
-
-def normalise(images_BCHW: Tensor) -> Tensor:
-    """Map uint8 images to float32 in [-1, 1]."""
-    return images_BCHW.to(torch.float32) / 127.5 - 1
 
 
 def free_form_target(x0_BCHW: Tensor, noise: NoiseDraw, sigma_data: float) -> Tensor:
@@ -60,7 +55,7 @@ def free_form_target(x0_BCHW: Tensor, noise: NoiseDraw, sigma_data: float) -> Te
     return (x0_BCHW * t / sigma_data - sigma_data * noise.eps_BCHW) / (t**2 + sigma_data**2).sqrt()
 
 
-def denoising_loss(model: PreconditionedDenoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+def denoising_loss(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
     """Return ``‖F_theta(x_t, t) − F‖²``, which is ``lambda(t) ‖D − x0‖²``, summed over C·H·W. Shape (B,).
 
     Source: arXiv:2206.00364, eq. 8.
@@ -70,8 +65,8 @@ def denoising_loss(model: PreconditionedDenoiser, x0_BCHW: Tensor, labels_B: Ten
 
 
 def log_likelihood_ratio_estimate(
-    target_model: PreconditionedDenoiser,
-    reference_model: PreconditionedDenoiser,
+    target_model: Denoiser,
+    reference_model: Denoiser,
     x0_BCHW: Tensor,
     labels_B: Tensor | None,
     noise: NoiseDraw,
@@ -94,8 +89,6 @@ def log_likelihood_ratio_estimate(
     return ((reference - target) * (reference + target - 2 * F_BCHW)).flatten(1).sum(1)
 
 
-def _free_form_at_noise(
-    model: PreconditionedDenoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw
-) -> Tensor:
+def _free_form_at_noise(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
     x_t = x0_BCHW + broadcast_to_images(noise.t_B) * noise.eps_BCHW
     return model.free_form(x_t, noise.t_B, labels_B)

@@ -1,0 +1,1 @@
+"""What all diffusion families share: preconditioning, the ratio's estimate, samplers, and the family itself."""

@@ -1,0 +1,127 @@
+"""EDM's preconditioning: what turns a plain network F into a denoiser D.
+
+Shapes: B batch, C channels, H height, W width, K classes, A augmentation labels.
+"""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ddo_engine.families.diffusion.space import PixelSpace, Space
+
+
+def broadcast_to_images(values_B: Tensor) -> Tensor:
+    """Return a tensor of shape (B,) as (B, 1, 1, 1)."""
+    return values_B[:, None, None, None]
+
+
+class Denoiser(nn.Module):
+    """``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``, in float32 whatever autocast says.
+
+    Attributes:
+        family: Name of the model family in the registry.
+        img_resolution: Height and width of what is denoised: pixels, or latents.
+        img_channels: C.
+        label_dim: Number of classes; 0 for an unconditional model.
+        sigma_data: Standard deviation of the data that the network expects.
+        space: Where it denoises: in pixels unless the loader of the checkpoint says otherwise.
+        compute_dtype: What F computes in, where the network has a choice. Only samplers change it.
+
+    Source: arXiv:2206.00364, eq. 7 and table 1.
+    """
+
+    family: ClassVar[str]
+
+    def __init__(self, *, img_resolution: int, img_channels: int, label_dim: int, sigma_data: float) -> None:
+        super().__init__()
+        self.img_resolution = img_resolution
+        self.img_channels = img_channels
+        self.label_dim = label_dim
+        self.sigma_data = sigma_data
+        self.space: Space = PixelSpace()
+        self.compute_dtype = torch.float32
+
+    def network(
+        self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None
+    ) -> Tensor:
+        """Return F's output, shape (B, C, H, W). Every family has its own.
+
+        Args:
+            scaled_BCHW: ``c_in x``, float32.
+            c_noise_B: ``ln(sigma) / 4``, float32.
+            one_hot_BK: Class labels, float32, a row of zeros for the null label; None for an unconditional model.
+            augment_labels_BA: EDM's augmentation labels, or None.
+        """
+        raise NotImplementedError
+
+    def free_form(
+        self, x_BCHW: Tensor, sigma: Tensor | float, labels: Tensor | None, augment_labels_BA: Tensor | None = None
+    ) -> Tensor:
+        """Return ``F(c_in x; c_noise)``, the output of the network proper.
+
+        Args:
+            x_BCHW: Noisy images.
+            sigma: Their noise levels, > 0: a number, or a tensor of B values or of one.
+            labels: int64 class indices of shape (B,) (or one index for all), or float rows of shape (B, K) as in the
+                official code. None asks a conditional model for its null label; an unconditional model takes no
+                notice of labels.
+            augment_labels_BA: EDM's augmentation labels, float; None stands for no augmentation.
+
+        Returns:
+            float32, shape (B, C, H, W).
+
+        Raises:
+            ValueError: Sigmas or labels of another number than images, or labels that are not classes of the model.
+        """
+        with torch.autocast(x_BCHW.device.type, enabled=False):
+            x = x_BCHW.to(torch.float32)
+            sigma_B = _per_image(sigma, x)
+            c_in = 1 / (self.sigma_data**2 + sigma_B**2).sqrt()
+            c_noise = sigma_B.log() / 4
+            scaled = broadcast_to_images(c_in) * x
+            return self.network(scaled, c_noise, self._one_hot(labels, x), augment_labels_BA).to(torch.float32)
+
+    def denoise(
+        self,
+        x_BCHW: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = None,
+        augment_labels_BA: Tensor | None = None,
+    ) -> Tensor:
+        """Return the denoised images D(x; sigma), float32. Arguments as in :meth:`free_form`."""
+        F_BCHW = self.free_form(x_BCHW, sigma, labels, augment_labels_BA)
+        x = x_BCHW.to(torch.float32)
+        sigma_B = broadcast_to_images(_per_image(sigma, x))
+        c_skip = self.sigma_data**2 / (sigma_B**2 + self.sigma_data**2)
+        c_out = sigma_B * self.sigma_data / (sigma_B**2 + self.sigma_data**2).sqrt()
+        return c_skip * x + c_out * F_BCHW
+
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        sigma: Tensor | float,
+        labels: Tensor | None = None,
+        augment_labels_BA: Tensor | None = None,
+    ) -> Tensor:
+        """Same as :meth:`denoise`."""
+        return self.denoise(x_BCHW, sigma, labels, augment_labels_BA)
+
+    def _one_hot(self, labels: Tensor | None, x_BCHW: Tensor) -> Tensor | None:
+        if self.label_dim == 0:
+            return None
+        if labels is None:
+            return x_BCHW.new_zeros(x_BCHW.shape[0], self.label_dim)
+        if labels.is_floating_point():
+            if labels.shape[-1] != self.label_dim or labels.ndim > 2:
+                raise ValueError(f"label rows must have {self.label_dim} values, not {tuple(labels.shape)}")
+            return labels.to(x_BCHW).expand(x_BCHW.shape[0], -1)
+        return functional.one_hot(labels.expand(x_BCHW.shape[0]), self.label_dim).to(torch.float32)
+
+
+def _per_image(sigma: Tensor | float, x_BCHW: Tensor) -> Tensor:
+    sigma_B = torch.as_tensor(sigma, dtype=torch.float32, device=x_BCHW.device).reshape(-1)
+    if len(sigma_B) not in (1, len(x_BCHW)):
+        raise ValueError(f"{len(sigma_B)} noise levels for {len(x_BCHW)} images: give one, or one each")
+    return sigma_B.expand(len(x_BCHW))

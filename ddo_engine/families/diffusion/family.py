@@ -1,0 +1,182 @@
+"""A diffusion family as the rest of the engine sees it; each has its own networks and little else."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ddo_engine.errors import InvalidSpec, NonFiniteLoss
+from ddo_engine.families.diffusion.denoiser import Denoiser
+from ddo_engine.families.diffusion.dpm_solver_v3 import dpm_solver_v3
+from ddo_engine.families.diffusion.guidance import computing_in, guided
+from ddo_engine.families.diffusion.heun import heun
+from ddo_engine.families.diffusion.likelihood import (
+    NoiseDraw,
+    denoising_loss,
+    draw_noise,
+    log_likelihood_ratio_estimate,
+)
+from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
+from ddo_engine.families.diffusion.streams import SampleStreams
+from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.spec import AutoregressiveSettings, HeunSettings, SamplerSettings, TrainingSettings
+
+
+class DiffusionFamily:
+    """Diffusion under EDM's preconditioning, in pixels or latents. Subclasses say what networks they have."""
+
+    name: str
+    default_sampler: SamplerSettings = HeunSettings()
+
+    def build(self, config: dict[str, Any]) -> nn.Module:
+        """See :meth:`ddo_engine.families.protocol.Family.build`."""
+        raise NotImplementedError
+
+    def constrain_(self, model: nn.Module) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
+
+    def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
+        """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""
+        return _open_streams(self._denoiser(model), seeds)[2]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        sampler: SamplerSettings,
+        *,
+        guide: nn.Module | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """See :meth:`ddo_engine.families.protocol.Family.sample`."""
+        denoiser = self._denoiser(model)
+        x_BCHW = self.sample_in_model_space(model, seeds, labels_B, sampler, guide=guide, on_step=on_step)
+        # As uint8 they would be black images, and nobody would know.
+        if not bool(torch.isfinite(x_BCHW).all()):
+            raise NonFiniteLoss(
+                "the checkpoint draws images that hold NaN or infinite values: its weights are not those of a working "
+                "model; use an earlier checkpoint",
+                param="checkpoint",
+            )
+        return denoiser.space.to_images(x_BCHW).cpu()
+
+    @torch.no_grad()
+    def sample_in_model_space(
+        self,
+        model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        sampler: SamplerSettings,
+        *,
+        guide: nn.Module | None = None,
+        on_step: Callable[[int], None] | None = None,
+    ) -> Tensor:
+        """Return what :meth:`sample` turns into images: pixels in about [-1, 1], or scaled latents.
+
+        Args and errors: as there.
+
+        Returns:
+            float64 or float32, whatever the sampler's state is, shape (B, C, H, W), on the model's device.
+        """
+        forbid_tf32()
+        denoiser = self._denoiser(model)
+        guiding = None if guide is None else self._denoiser(guide)
+        streams, latents_BCHW, drawn_labels_B = _open_streams(denoiser, seeds)
+        device = next(denoiser.parameters()).device
+        chosen = labels_B if labels_B is not None else drawn_labels_B
+        labels_on_device = None if chosen is None else chosen.to(device)
+        networks = [network for network in (denoiser, guiding) if network is not None]
+        if isinstance(sampler, AutoregressiveSettings):
+            raise InvalidSpec(
+                "sampler.kind: 'autoregressive' samples VAR models, this is a diffusion model; "
+                "choose 'heun' or 'dpm_solver_v3'",
+                param="sampler.kind",
+            )
+        denoise = guided(denoiser, guiding, labels_on_device, sampler)
+        with dropout_off(*networks), computing_in(getattr(torch, sampler.network_dtype), *networks):
+            if isinstance(sampler, HeunSettings):
+                return heun(
+                    denoise,
+                    latents_BCHW.to(device),
+                    sampler,
+                    churn_noise=lambda: streams.normal(latents_BCHW.shape[1:], getattr(torch, sampler.state_dtype)),
+                    on_call=on_step,
+                )
+            return dpm_solver_v3(denoise, latents_BCHW.to(device), sampler, on_call=on_step)
+
+    def log_likelihood_ratios(
+        self,
+        target_model: nn.Module,
+        reference_model: nn.Module,
+        real: LabelledImages,
+        fake: LabelledImages,
+        training: TrainingSettings,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`ddo_engine.families.protocol.Family.log_likelihood_ratios`.
+
+        One forward pass of 2B rows per network, both without dropout whatever mode they are in. Randomness, in this
+        order: what the model's space draws for all 2B rows (pixels: nothing); then
+        :func:`ddo_engine.families.diffusion.likelihood.draw_noise` for the B rows of ``real``.
+
+        Raises:
+            ValueError: ``real`` and ``fake`` differ in shape, or a conditional model gets images without labels.
+        """
+        if real.images_BCHW.shape != fake.images_BCHW.shape:
+            raise ValueError(
+                f"row i of fake shares its noise with row i of real, but their shapes are "
+                f"{tuple(fake.images_BCHW.shape)} and {tuple(real.images_BCHW.shape)}"
+            )
+        forbid_tf32()
+        target, reference = self._denoiser(target_model), self._denoiser(reference_model)
+        x0_BCHW = target.space.to_model(torch.cat([real.images_BCHW, fake.images_BCHW]), generator)
+        noise = draw_noise(x0_BCHW[: len(real.images_BCHW)], training.P_mean, training.P_std, generator)
+        labels_B = _labels_of(target, real, fake)
+        twice = NoiseDraw(noise.t_B.repeat(2), noise.eps_BCHW.repeat(2, 1, 1, 1))
+        with dropout_off(target, reference):
+            ratios_B = log_likelihood_ratio_estimate(target, reference, x0_BCHW, labels_B, twice)
+        real_B, fake_B = ratios_B.chunk(2)
+        return real_B, fake_B
+
+    def pretraining_loss(
+        self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator
+    ) -> Tensor:
+        """See :meth:`ddo_engine.families.protocol.Family.pretraining_loss`.
+
+        Without dropout, as in the DDO loss: the control differs from DDO in nothing but the loss, and dropout's
+        global generator would make a resumed run another run.
+
+        Raises:
+            ValueError: A conditional model gets images without labels.
+        """
+        forbid_tf32()
+        denoiser = self._denoiser(model)
+        x0_BCHW = denoiser.space.to_model(real.images_BCHW, generator)
+        noise = draw_noise(x0_BCHW, training.P_mean, training.P_std, generator)
+        with dropout_off(denoiser):
+            return denoising_loss(denoiser, x0_BCHW, _labels_of(denoiser, real), noise)
+
+    def _denoiser(self, model: nn.Module) -> Denoiser:
+        if not isinstance(model, Denoiser) or model.family != self.name:
+            raise TypeError(f"{type(model).__name__} is not a network of the family {self.name!r}")
+        return model
+
+
+def _labels_of(model: Denoiser, *batches: LabelledImages) -> Tensor | None:
+    if model.label_dim == 0:
+        return None
+    labels = [batch.labels_B for batch in batches if batch.labels_B is not None]
+    if len(labels) < len(batches):
+        raise ValueError("the model is class-conditional: real and fake images must have labels")
+    return torch.cat(labels)
+
+
+def _open_streams(model: Denoiser, seeds: Sequence[int]) -> tuple[SampleStreams, Tensor, Tensor | None]:
+    """Return the streams, past the draws of latents and labels, and those draws."""
+    streams = SampleStreams(seeds)
+    latents_BCHW = streams.normal((model.img_channels, model.img_resolution, model.img_resolution))
+    labels_B = streams.integers(model.label_dim) if model.label_dim else None
+    return streams, latents_BCHW, labels_B
