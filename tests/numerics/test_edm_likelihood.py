@@ -11,7 +11,6 @@ from ddo_engine.families.diffusion.likelihood import (
     NoiseDraw,
     denoising_loss,
     draw_noise,
-    free_form_target,
     log_likelihood_ratio_estimate,
 )
 from ddo_engine.families.diffusion.space import normalise
@@ -103,7 +102,7 @@ def test_free_form_target_is_the_paper_formula_and_exact_at_small_noise():
     t, x0_wide, eps_wide = t_B.double()[:, None, None, None], x0.double(), eps.double()
     c_skip, c_out = 0.25 / (t**2 + 0.25), t * 0.5 / (t**2 + 0.25).sqrt()
     exact = (x0_wide - c_skip * (x0_wide + t * eps_wide)) / c_out
-    torch.testing.assert_close(free_form_target(x0, NoiseDraw(t_B, eps), 0.5).double(), exact, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(golden_model(MODEL).free_form_target(x0, t_B, eps).double(), exact, rtol=1e-5, atol=1e-6)
     # The twin that evaluates the paper's formula as it stands loses three digits at t = 1e-4.
     t, c_skip, c_out = t.float(), c_skip.float(), c_out.float()
     twin = (x0 - c_skip * (x0 + t * eps)) / c_out
@@ -135,7 +134,10 @@ def test_ratio_end_to_end_equals_golden():
     for kind in ("data", "ref"):
         x0, noise, golden = tensor(DDO, f"e2e_x0_{kind}"), golden_noise(kind), arrays(DDO)
         np.testing.assert_allclose(
-            free_form_target(x0, noise, 0.5).numpy(), golden[f"e2e_F_target_{kind}"], rtol=1e-4, atol=2e-5
+            golden_model(MODEL).free_form_target(x0, noise.t_B, noise.eps_BCHW).numpy(),
+            golden[f"e2e_F_target_{kind}"],
+            rtol=1e-4,
+            atol=2e-5,
         )
         theta, ref = golden[f"e2e_mse_theta_{kind}"], golden[f"e2e_mse_ref_{kind}"]
         np.testing.assert_allclose(denoising_loss(target, x0, labels, noise).numpy(), theta, rtol=1e-4)
@@ -257,7 +259,7 @@ class Constant(torch.nn.Module):
 def test_ratio_of_nearly_equal_models_keeps_its_digits():
     x0 = normalise(REAL.images_BCHW)
     noise = draw_noise(x0, -1.2, 1.2, generator())
-    F = free_form_target(x0, noise, 0.5)
+    F = golden_model(MODEL).free_form_target(x0, noise.t_B, noise.eps_BCHW)
     reference = F + torch.randn(F.shape, generator=generator(1))
     target = reference + 1e-6 * torch.randn(F.shape, generator=generator(2))
     models = [

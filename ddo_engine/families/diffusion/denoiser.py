@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H height, W width, K classes, A augmentation labels.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -15,6 +16,16 @@ from ddo_engine.families.diffusion.space import PixelSpace, Space
 def broadcast_to_images(values_B: Tensor) -> Tensor:
     """Return a tensor of shape (B,) as (B, 1, 1, 1)."""
     return values_B[:, None, None, None]
+
+
+@dataclass(frozen=True)
+class Scalings:
+    """EDM's four factors at B noise levels, each of shape (B,), float32."""
+
+    c_skip_B: Tensor
+    c_out_B: Tensor
+    c_in_B: Tensor
+    c_noise_B: Tensor
 
 
 class Denoiser(nn.Module):
@@ -50,11 +61,32 @@ class Denoiser(nn.Module):
 
         Args:
             scaled_BCHW: ``c_in x``, float32.
-            c_noise_B: ``ln(sigma) / 4``, float32.
+            c_noise_B: ``ln(sigma) / 4`` (EDM), float32.
             one_hot_BK: Class labels, float32, a row of zeros for the null label; None for an unconditional model.
             augment_labels_BA: EDM's augmentation labels, or None.
         """
         raise NotImplementedError
+
+    def scalings(self, sigma_B: Tensor) -> Scalings:
+        """Return the factors at these noise levels. A family with other ones overrides this and the target below."""
+        variance_B = sigma_B**2 + self.sigma_data**2
+        return Scalings(
+            c_skip_B=self.sigma_data**2 / variance_B,
+            c_out_B=sigma_B * self.sigma_data / variance_B.sqrt(),
+            c_in_B=1 / variance_B.sqrt(),
+            c_noise_B=sigma_B.log() / 4,
+        )
+
+    def free_form_target(self, x0_BCHW: Tensor, t_B: Tensor, eps_BCHW: Tensor) -> Tensor:
+        """Return ``F = (x0 - c_skip x_t) / c_out`` for ``x_t = x0 + t eps``: what the network proper should output.
+
+        Written as ``(t x0 / sigma_data - sigma_data eps) / sqrt(t^2 + sigma_data^2)``, which is the same and does not
+        subtract nearly equal images at small t.
+
+        Source: arXiv:2503.01103, eqs. 40–42.
+        """
+        t = broadcast_to_images(t_B)
+        return (x0_BCHW * t / self.sigma_data - self.sigma_data * eps_BCHW) / (t**2 + self.sigma_data**2).sqrt()
 
     def free_form(
         self, x_BCHW: Tensor, sigma: Tensor | float, labels: Tensor | None, augment_labels_BA: Tensor | None = None
@@ -77,11 +109,10 @@ class Denoiser(nn.Module):
         """
         with torch.autocast(x_BCHW.device.type, enabled=False):
             x = x_BCHW.to(torch.float32)
-            sigma_B = _per_image(sigma, x)
-            c_in = 1 / (self.sigma_data**2 + sigma_B**2).sqrt()
-            c_noise = sigma_B.log() / 4
-            scaled = broadcast_to_images(c_in) * x
-            return self.network(scaled, c_noise, self._one_hot(labels, x), augment_labels_BA).to(torch.float32)
+            scalings = self.scalings(_per_image(sigma, x))
+            scaled = broadcast_to_images(scalings.c_in_B) * x
+            one_hot = self._one_hot(labels, x)
+            return self.network(scaled, scalings.c_noise_B, one_hot, augment_labels_BA).to(torch.float32)
 
     def denoise(
         self,
@@ -93,10 +124,8 @@ class Denoiser(nn.Module):
         """Return the denoised images D(x; sigma), float32. Arguments as in :meth:`free_form`."""
         F_BCHW = self.free_form(x_BCHW, sigma, labels, augment_labels_BA)
         x = x_BCHW.to(torch.float32)
-        sigma_B = broadcast_to_images(_per_image(sigma, x))
-        c_skip = self.sigma_data**2 / (sigma_B**2 + self.sigma_data**2)
-        c_out = sigma_B * self.sigma_data / (sigma_B**2 + self.sigma_data**2).sqrt()
-        return c_skip * x + c_out * F_BCHW
+        scalings = self.scalings(_per_image(sigma, x))
+        return broadcast_to_images(scalings.c_skip_B) * x + broadcast_to_images(scalings.c_out_B) * F_BCHW
 
     def forward(
         self,

@@ -43,25 +43,13 @@ def draw_noise(x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Ge
     return NoiseDraw((normal_B * P_std + P_mean).exp(), eps_BCHW)
 
 
-def free_form_target(x0_BCHW: Tensor, noise: NoiseDraw, sigma_data: float) -> Tensor:
-    """Return ``F = (x0 - c_skip x_t) / c_out``, what the network proper should output. Shape (B, C, H, W).
-
-    Written as ``(t x0 / sigma_data - sigma_data eps) / sqrt(t^2 + sigma_data^2)``, which is the same and does not
-    subtract nearly equal images at small t.
-
-    Source: arXiv:2503.01103, eqs. 40–42.
-    """
-    t = broadcast_to_images(noise.t_B)
-    return (x0_BCHW * t / sigma_data - sigma_data * noise.eps_BCHW) / (t**2 + sigma_data**2).sqrt()
-
-
 def denoising_loss(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
     """Return ``‖F_theta(x_t, t) − F‖²``, which is ``lambda(t) ‖D − x0‖²``, summed over C·H·W. Shape (B,).
 
     Source: arXiv:2206.00364, eq. 8.
     """
     output = _free_form_at_noise(model, x0_BCHW, labels_B, noise)
-    return (output - free_form_target(x0_BCHW, noise, model.sigma_data)).square().flatten(1).sum(1)
+    return (output - model.free_form_target(x0_BCHW, noise.t_B, noise.eps_BCHW)).square().flatten(1).sum(1)
 
 
 def log_likelihood_ratio_estimate(
@@ -84,7 +72,7 @@ def log_likelihood_ratio_estimate(
     """
     with torch.no_grad():
         reference = _free_form_at_noise(reference_model, x0_BCHW, labels_B, noise)
-        F_BCHW = free_form_target(x0_BCHW, noise, target_model.sigma_data)
+        F_BCHW = target_model.free_form_target(x0_BCHW, noise.t_B, noise.eps_BCHW)
     target = _free_form_at_noise(target_model, x0_BCHW, labels_B, noise)
     return ((reference - target) * (reference + target - 2 * F_BCHW)).flatten(1).sum(1)
 
