@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ddo_engine.checkpoint import load_model
+    from ddo_engine.loading import load_model
     from ddo_engine.sampling import sample
 
 __all__ = ["load_model", "sample"]
 
-_HOME = {"load_model": "ddo_engine.checkpoint", "sample": "ddo_engine.sampling"}
+_HOME = {"load_model": "ddo_engine.loading", "sample": "ddo_engine.sampling"}
 
 
 def __getattr__(name: str) -> object:

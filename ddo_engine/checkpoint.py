@@ -8,12 +8,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddo_engine.errors import CorruptCheckpoint
@@ -21,20 +19,13 @@ from ddo_engine.families import get_family
 from ddo_engine.families.protocol import Family
 from ddo_engine.files import write_atomically
 from ddo_engine.spec import CheckpointInfo, Settings
+from ddo_engine.stored_tensor import StoredTensor
+from ddo_engine.tensor_file import TensorFile, dtype_code, read_tensor_file, write_tensor_file
 
 MANIFEST_KEY = "ddo_manifest"
 FORMAT_VERSION = 1
 
-_DTYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_STORABLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class CheckpointManifest(Settings):
@@ -63,15 +54,6 @@ class LoadedCheckpoint:
     info: CheckpointInfo
 
 
-class _OpenFile(Protocol):
-    """The part of safetensors' (untyped) reader that we use."""
-
-    def keys(self) -> list[str]: ...
-    def metadata(self) -> dict[str, str] | None: ...
-    def get_slice(self, name: str) -> Any: ...
-    def get_tensor(self, name: str) -> Tensor: ...
-
-
 def read_manifest(path: str | Path) -> CheckpointManifest:
     """Return the manifest of a checkpoint without reading its weights.
 
@@ -79,47 +61,88 @@ def read_manifest(path: str | Path) -> CheckpointManifest:
         CorruptCheckpoint: The file is missing, damaged, or not a checkpoint of ours.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return _manifest_of(path, file)
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    return manifest_of(path, read_tensor_file(path))
 
 
-def load_checkpoint(path: str | Path, device: str | torch.device = "cpu") -> LoadedCheckpoint:
+def load_checkpoint(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
+) -> LoadedCheckpoint:
     """Read a checkpoint.
 
-    The manifest is checked against the file's tensors on the meta device first, so that no more memory is taken than
-    the file is large.
-
     Args:
-        path: A file written by :func:`save_checkpoint`.
+        path: A file written by :func:`save_checkpoint` or :func:`ddo_engine.conversion.convert`.
         device: Where the network shall be.
+        dtype: What its weights shall be: float32 to train; None for what they are stored in, as official sampling
+            has them.
 
     Raises:
         CorruptCheckpoint: The file is missing, truncated or not a checkpoint of ours; its manifest describes a network
             that we cannot build; its tensors are not those of that network; or a weight is NaN or infinite.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            manifest = _manifest_of(path, file)
-            family = get_family(manifest.family)
-            with torch.device("meta"):
-                model = family.build(manifest.network)
-            _require_same_tensors(path, file, model.state_dict())
-            model.to_empty(device=device)
-            with torch.no_grad():
-                for name, weight in model.state_dict().items():
-                    weight.copy_(_finite(path, name, file.get_tensor(name)))
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+    file = read_tensor_file(path)
+    return assemble(path, manifest_of(path, file), file.tensors, device, dtype)
+
+
+def assemble(
+    path: Path,
+    manifest: CheckpointManifest,
+    tensors: Mapping[str, StoredTensor],
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> LoadedCheckpoint:
+    """Build the network of a manifest around tensors that lie in a file.
+
+    The manifest is checked against the tensors on the meta device first, so that no more memory is taken than the
+    tensors take.
+
+    Args:
+        path: The file, for messages.
+        manifest: What the tensors are weights of.
+        tensors: By official name.
+        device: As in :func:`load_checkpoint`.
+        dtype: As there.
+
+    Raises:
+        CorruptCheckpoint: As there.
+    """
+    family, model = _skeleton(path, manifest, tensors)
+    parameters = dict(model.named_parameters())
+    weights = {}
+    for name in model.state_dict():
+        weight = tensors[name].read()
+        _require_finite(path, name, weight, is_parameter=name in parameters)
+        weights[name] = weight.to(device=device, dtype=dtype if weight.is_floating_point() else None)
+    model.load_state_dict(weights, assign=True)
     return LoadedCheckpoint(model, family, manifest, _info(manifest, model))
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Return a checkpoint's network in eval mode. Raises: see :func:`load_checkpoint`."""
-    return load_checkpoint(path, device).model
+def check_checkpoint(path: str | Path) -> CheckpointManifest:
+    """Check a checkpoint as :func:`load_checkpoint` does, with a few megabytes of it in memory at a time.
+
+    Returns:
+        Its manifest.
+
+    Raises:
+        CorruptCheckpoint: As there.
+    """
+    path = Path(path)
+    file = read_tensor_file(path)
+    manifest = manifest_of(path, file)
+    check_tensors(path, manifest, file.tensors)
+    return manifest
+
+
+def check_tensors(path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]) -> None:
+    """Check, a few megabytes at a time, that tensors are those of a manifest's network, and finite.
+
+    Raises:
+        CorruptCheckpoint: They are not.
+    """
+    parameters = dict(_skeleton(path, manifest, tensors)[1].named_parameters())
+    for name, tensor in tensors.items():
+        for piece in tensor.pieces():
+            _require_finite(path, name, piece, is_parameter=name in parameters)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, manifest: CheckpointManifest) -> None:
@@ -130,13 +153,22 @@ def save_checkpoint(path: str | Path, model: nn.Module, manifest: CheckpointMani
         model: Its state dict is written as it is, whatever its device.
         manifest: Must describe ``model``, or the checkpoint cannot be loaded again.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda temporary: write_checkpoint(temporary, model.state_dict(), manifest))
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor | StoredTensor], manifest: CheckpointManifest) -> None:
+    """Write tensors, in memory or in other files, and their manifest; the caller sees to it that it is atomic."""
     text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, allow_nan=False)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata={MANIFEST_KEY: text}))
+    write_tensor_file(path, tensors, {MANIFEST_KEY: text})
 
 
-def _manifest_of(path: Path, file: _OpenFile) -> CheckpointManifest:
-    text = (file.metadata() or {}).get(MANIFEST_KEY)
+def manifest_of(path: Path, file: TensorFile) -> CheckpointManifest:
+    """Return the manifest in an open file.
+
+    Raises:
+        CorruptCheckpoint: There is none, it is not valid, or the file is of a newer format.
+    """
+    text = file.metadata.get(MANIFEST_KEY)
     if text is None:
         raise CorruptCheckpoint(
             f"{path.name} is a safetensors file without the metadata entry {MANIFEST_KEY!r}, so nothing says what "
@@ -159,16 +191,29 @@ def _manifest_of(path: Path, file: _OpenFile) -> CheckpointManifest:
     return manifest
 
 
-def _require_same_tensors(path: Path, file: _OpenFile, expected: Mapping[str, Tensor]) -> None:
-    found = set(file.keys())
+def _skeleton(
+    path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]
+) -> tuple[Family, nn.Module]:
+    """Return the manifest's network without weights, once it is known that the tensors fit it."""
+    family = get_family(manifest.family)
+    with torch.device("meta"):
+        model = family.build(manifest.network)
+    _require_same_tensors(path, tensors, model.state_dict())
+    return family, model
+
+
+def _require_same_tensors(path: Path, found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
+    floating = _floating_dtype(found, expected)
     problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} does not belong to the network" for name in sorted(found - expected.keys())]
-    for name in sorted(expected.keys() & found):
-        view = file.get_slice(name)
-        if tuple(view.get_shape()) != tuple(expected[name].shape):
-            problems.append(f"{name} has shape {list(view.get_shape())}, not {list(expected[name].shape)}")
-        elif view.get_dtype() != _DTYPES[expected[name].dtype]:
-            problems.append(f"{name} is stored as {view.get_dtype()}, not {_DTYPES[expected[name].dtype]}")
+    problems += [f"{name} does not belong to the network" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        tensor, dtype = found[name], expected[name].dtype
+        if dtype == torch.float32:
+            dtype = floating
+        if tensor.shape != tuple(expected[name].shape):
+            problems.append(f"{name} has shape {list(tensor.shape)}, not {list(expected[name].shape)}")
+        elif tensor.dtype != dtype:
+            problems.append(f"{name} is stored as {dtype_code(tensor.dtype)}, not {dtype_code(dtype)}")
     if problems:
         more = f" (and {len(problems) - 3} more like these)" if len(problems) > 3 else ""
         raise CorruptCheckpoint(
@@ -178,19 +223,21 @@ def _require_same_tensors(path: Path, file: _OpenFile, expected: Mapping[str, Te
         )
 
 
-def _finite(path: Path, name: str, tensor: Tensor) -> Tensor:
-    if not bool(torch.isfinite(tensor).all()):
-        raise CorruptCheckpoint(
-            f"{name} in {path.name} holds NaN or infinite values: the training that wrote it diverged; "
-            "use an earlier checkpoint"
-        )
-    return tensor
+def _floating_dtype(found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> torch.dtype:
+    """Return what a float32 network is stored in: half the precision is as good, but all of it alike."""
+    for name, tensor in expected.items():
+        if tensor.dtype == torch.float32 and name in found and found[name].dtype in _STORABLE:
+            return found[name].dtype
+    return torch.float32
 
 
-def _unreadable(path: Path, error: Exception) -> CorruptCheckpoint:
-    return CorruptCheckpoint(
-        f"{path.name} cannot be read as a safetensors file ({error}): it is missing, truncated or of another format; "
-        "upload it again, or convert it to safetensors first"
+def _require_finite(path: Path, name: str, tensor: Tensor, *, is_parameter: bool) -> None:
+    # Buffers may be masks, and masks hold infinities.
+    if bool((torch.isfinite(tensor) if is_parameter else ~torch.isnan(tensor)).all()):
+        return
+    raise CorruptCheckpoint(
+        f"{name} in {path.name} holds NaN or infinite values: the training that wrote it diverged; "
+        "use an earlier checkpoint"
     )
 
 

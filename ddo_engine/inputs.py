@@ -44,9 +44,9 @@ def verified_sha256(file: FileRef, param: str) -> str:
 
 
 def open_checkpoint(file: FileRef, device: torch.device) -> LoadedCheckpoint:
-    """Load a checkpoint; errors point at the client's name of it."""
+    """Load a checkpoint in float32, as training wants it; errors point at the client's name of it."""
     with _blaming(CHECKPOINT):
-        return load_checkpoint(local_path(file, "checkpoint"), device)
+        return load_checkpoint(local_path(file, "checkpoint"), device, torch.float32)
 
 
 def open_dataset(file: FileRef, param: str = DATASET) -> ImageDataset:

@@ -1,6 +1,7 @@
 """Checkpoints come back as they went, and whatever is wrong with one is said in a sentence."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 import ddo_engine
-from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, load_model, read_manifest, save_checkpoint
+from ddo_engine.checkpoint import CheckpointManifest, check_checkpoint, load_checkpoint, read_manifest, save_checkpoint
 from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.families import get_family
+from ddo_engine.loading import load_model
 from ddo_engine.spec import CheckpointInfo
 
 NETWORK = {"class_name": "MLPPrecond", "img_resolution": 4, "img_channels": 1, "label_dim": 3, "width": 8}
@@ -54,6 +56,9 @@ def write(path, tensors=None, manifest=MANIFEST, **metadata):
 def refused(path):
     with pytest.raises(CorruptCheckpoint) as caught:
         load_checkpoint(path)
+    with pytest.raises(CorruptCheckpoint) as checked:
+        check_checkpoint(path)
+    assert str(checked.value) == str(caught.value)
     return caught.value
 
 
@@ -235,10 +240,51 @@ def test_checkpoint_with_a_tensor_of_another_shape_names_both(path):
     assert "[15], not [16]" in str(refused(path))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32, torch.float8_e4m3fn])
 def test_checkpoint_with_a_tensor_of_another_dtype_is_refused(path, dtype):
     write(path, build().state_dict() | {"model.output.bias": torch.zeros(16, dtype=dtype)})
-    assert "not F32" in str(refused(path))
+    assert re.search("not F32|which no family uses", str(refused(path)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_checkpoint_in_half_precision_loads_as_stored_or_as_float32(path, dtype):
+    save_checkpoint(path, build().to(dtype), MANIFEST)
+    stored, widened = load_checkpoint(path).model, load_model(path, dtype=torch.float32)
+    assert check_checkpoint(path) == MANIFEST
+    for name, weight in build().state_dict().items():
+        assert torch.equal(stored.state_dict()[name], weight.to(dtype))
+        assert torch.equal(widened.state_dict()[name], weight.to(dtype).float())
+    assert all(parameter.requires_grad for parameter in stored.parameters())
+
+
+def test_checkpoint_bytes_are_those_of_the_library(path, tmp_path):
+    text = json.dumps(MANIFEST.model_dump(mode="json"), sort_keys=True)
+    save_file(build().state_dict(), tmp_path / "theirs", {"ddo_manifest": text})
+    assert path.read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+def test_checkpoint_loads_in_no_more_memory_than_it_takes(tmp_path):
+    path = tmp_path / "large.safetensors"
+    large = NETWORK | {"width": 4096}
+    save_checkpoint(path, get_family("edm").build(large), CheckpointManifest(family="edm", network=large))
+    code = f"""
+import resource
+from ddo_engine.checkpoint import check_checkpoint, load_checkpoint
+load_checkpoint({str(tmp_path / "small")!r})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+check_checkpoint({str(path)!r})
+checked = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+kept = load_checkpoint({str(path)!r})
+print(checked - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    save_checkpoint(tmp_path / "small", build(), MANIFEST)
+    environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    size_kib = path.stat().st_size / 1024
+    checking, loading = (int(figure) for figure in done.stdout.split())
+    assert size_kib > 100_000
+    assert checking < 0.3 * size_kib
+    assert loading < 1.3 * size_kib
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])

@@ -1,0 +1,86 @@
+"""A tensor that lies in a file: described without being read, read without being mapped.
+
+Mapped pages count as memory of the process, so that a checkpoint read through a mapping takes twice its size. Reads
+into place take its size, and copies from file to file take one piece at a time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddo_engine.errors import CorruptCheckpoint
+
+_PIECE_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies. Whoever makes one has checked that it ends before the file does.
+
+    Attributes:
+        path: The file.
+        offset: Byte of the first element.
+        dtype: Little-endian in the file.
+        shape: Sizes.
+        strides: In elements, of a dense layout other than row-major; None for row-major.
+    """
+
+    path: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that the elements take."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the elements in row-major order as flat tensors of a few megabytes.
+
+        Raises:
+            CorruptCheckpoint: The file has become shorter.
+        """
+        if self.strides is not None:
+            yield self.read().flatten()
+            return
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            remaining = self.num_bytes
+            while remaining:
+                buffer = bytearray(min(_PIECE_BYTES, remaining))
+                self._fill(file.readinto(buffer), len(buffer))
+                remaining -= len(buffer)
+                yield torch.frombuffer(buffer, dtype=self.dtype)
+
+    def read(self, device: str | torch.device = "cpu") -> Tensor:
+        """Return the tensor, row-major.
+
+        Raises:
+            CorruptCheckpoint: The file has become shorter.
+        """
+        flat = torch.empty(prod(self.shape), dtype=self.dtype)
+        if flat.numel():
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                self._fill(file.readinto(flat.view(torch.uint8).numpy().data), self.num_bytes)
+        if self.strides is None:
+            return flat.view(self.shape).to(device)
+        return flat.as_strided(self.shape, self.strides).to(device).contiguous()
+
+    def _fill(self, num_read: int, num_wanted: int) -> None:
+        if num_read != num_wanted:
+            raise CorruptCheckpoint(f"{self.path.name} became shorter while it was read: fetch it again")
+
+
+def pieces_of(tensor: Tensor | StoredTensor) -> Iterator[Tensor]:
+    """Yield a tensor's elements in row-major order as flat tensors on the CPU."""
+    if isinstance(tensor, StoredTensor):
+        yield from tensor.pieces()
+    else:
+        yield tensor.detach().cpu().contiguous().flatten()
