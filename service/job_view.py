@@ -26,6 +26,8 @@ class JobInputs(Settings):
     """The checked inputs of a job: objects of our store, and what they are. Stored as ``jobs.inputs``."""
 
     checkpoint: FileRef
+    autoencoder: FileRef | None = None
+    guide: FileRef | None = None
     dataset: FileRef
     feature_network: FileRef
     checkpoint_info: CheckpointInfo

@@ -65,8 +65,11 @@ def _validate(job: JobView) -> list[Action]:
     if not units:
         spec = ValidateSpec(
             checkpoint=FileRef(uri=job.spec.base_checkpoint),
+            autoencoder=_outside(job.spec.autoencoder),
+            guide=_outside(job.spec.guide),
             dataset=FileRef(uri=job.spec.dataset.uri),
             feature_network=FileRef(uri=job.spec.feature_network),
+            sampler=job.spec.sampler,
             grey_levels=job.spec.dataset.grey_levels,
         )
         return [CreateUnit(UnitKind.VALIDATE, None, 0, spec)]
@@ -86,6 +89,8 @@ def _baseline(job: JobView) -> list[Action]:
             protocols.append(confirm_protocol(job.spec))
         spec = EvaluateSpec(
             checkpoint=job.base.file,
+            autoencoder=_inputs(job).autoencoder,
+            guide=_inputs(job).guide,
             dataset=_inputs(job).dataset,
             feature_network=_inputs(job).feature_network,
             sampler=job.spec.sampler,
@@ -125,8 +130,9 @@ def _generate(job: JobView, current: RoundView) -> list[Action]:
             shard,
             GenerateSpec(
                 checkpoint=_reference(job, current),
+                autoencoder=_inputs(job).autoencoder,
                 dataset=_inputs(job).dataset,
-                sampler=job.spec.sampler,
+                sampler=job.spec.sampler.for_reference_set(),
                 first_seed=first_seed + bounds[shard],
                 num_samples=bounds[shard + 1] - bounds[shard],
                 grey_levels=job.spec.dataset.grey_levels,
@@ -151,6 +157,8 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
             position,
             TrainSpec(
                 checkpoint=_reference(job, current),
+                autoencoder=_inputs(job).autoencoder,
+                guide=_inputs(job).guide,
                 dataset=_inputs(job).dataset,
                 reference_set=artifacts,
                 feature_network=_inputs(job).feature_network,
@@ -187,6 +195,8 @@ def _after_training(job: JobView, current: RoundView) -> list[Action]:
                 position,
                 EvaluateSpec(
                     checkpoint=job.checkpoint(checkpoint_id).file,
+                    autoencoder=_inputs(job).autoencoder,
+                    guide=_inputs(job).guide,
                     dataset=_inputs(job).dataset,
                     feature_network=_inputs(job).feature_network,
                     sampler=job.spec.sampler,
@@ -270,6 +280,10 @@ def _best_so_far(job: JobView) -> str | None:
 def _inputs(job: JobView) -> JobInputs:
     assert job.inputs is not None
     return job.inputs
+
+
+def _outside(uri: str | None) -> FileRef | None:
+    return None if uri is None else FileRef(uri=uri)
 
 
 def _reference(job: JobView, current: RoundView) -> FileRef:

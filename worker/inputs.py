@@ -22,6 +22,8 @@ _log = structlog.get_logger(__name__)
 
 _CODES = {
     "checkpoint": "invalid_checkpoint",
+    "autoencoder": "invalid_checkpoint",
+    "guide": "invalid_checkpoint",
     "dataset": "invalid_dataset",
     "feature_network": "invalid_feature_network",
 }
@@ -71,7 +73,9 @@ def fetch_inputs(
 def _fetch_from_outside(context: WorkerContext, spec: ValidateSpec, folder: Path, task: Task[Any]) -> ValidateSpec:
     files: dict[str, FileRef] = {}
     for field, code in _CODES.items():
-        file: FileRef = getattr(spec, field)
+        file: FileRef | None = getattr(spec, field)
+        if file is None:
+            continue
         assert file.uri is not None
         path = folder / f"{field}{_suffix(file)}"
         try:

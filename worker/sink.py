@@ -111,6 +111,10 @@ class Sink:
         except ValidationError as error:
             shown = line[:_LONGEST_LINE_SHOWN].decode(errors="replace")
             raise ProtocolError(f"the engine said what is not an event: {shown!r}") from error
+        if isinstance(event, Report):
+            for file in event.converted.values():
+                if file.path is None or not (self._workdir / file.path).resolve().is_relative_to(self._workdir):
+                    raise ProtocolError(f"the engine reported a file outside its folder: {file.path!r}")
         if not isinstance(event, FileWritten):
             return _Said(event)
         path = (self._workdir / event.path).resolve()

@@ -1,6 +1,7 @@
 """Keeps the inputs that an engine has found good, so that the job no longer depends on where they came from."""
 
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -32,6 +33,10 @@ def store_inputs(
         StorageError: The store cannot be reached.
     """
 
+    def store_optional(field: Literal["autoencoder", "guide"]) -> FileRef | None:
+        file = report.converted.get(field, getattr(spec, field))
+        return None if file is None else store(file)
+
     def store(file: FileRef) -> FileRef:
         assert file.path is not None
         assert file.sha256 is not None
@@ -50,7 +55,9 @@ def store_inputs(
         return object_file(key, sha256=sha256, size_bytes=file.size_bytes)
 
     return JobInputs(
-        checkpoint=store(spec.checkpoint),
+        checkpoint=store(report.converted.get("checkpoint", spec.checkpoint)),
+        autoencoder=store_optional("autoencoder"),
+        guide=store_optional("guide"),
         dataset=store(spec.dataset),
         feature_network=store(spec.feature_network),
         checkpoint_info=report.checkpoint,

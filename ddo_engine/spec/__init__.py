@@ -35,6 +35,7 @@ from ddo_engine.spec.sampler import (
 )
 from ddo_engine.spec.settings import (
     ConfirmSettings,
+    DatasetReading,
     DatasetSettings,
     DDOObjective,
     EvaluationSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "DDOObjective",
     "DPMSolverSettings",
     "DatasetInfo",
+    "DatasetReading",
     "DatasetSettings",
     "EngineEvent",
     "EvaluateSpec",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from ddo_engine.spec.base import Settings, Sha256
+from ddo_engine.spec.base import FileRef, Settings, Sha256
 
 
 class FileRole(StrEnum):
@@ -77,11 +77,17 @@ class CheckpointInfo(Settings):
     img_resolution: int
     img_channels: int
     label_dim: int
+    space: Literal["pixels", "latents", "tokens"] = Field(
+        default="pixels", description="What the model works on; img_resolution and img_channels count latents' own."
+    )
+    decoded_resolution: int | None = Field(default=None, description="Of the images that latents decode to, if known.")
+    decoded_channels: int | None = None
 
 
 class DatasetInfo(Settings):
-    """What a dataset is."""
+    """What a dataset is. Latents have the channels and the resolution of their means."""
 
+    kind: Literal["images", "latents"] = "images"
     num_images: int
     img_resolution: int
     img_channels: int
@@ -94,6 +100,10 @@ class Report(Settings):
     type: Literal["report"] = "report"
     checkpoint: CheckpointInfo
     dataset: DatasetInfo
+    converted: dict[Literal["checkpoint", "autoencoder", "guide"], FileRef] = Field(
+        default_factory=dict,
+        description="Files in the work folder that take the place of inputs in their authors' formats.",
+    )
 
 
 class Failed(Settings):

@@ -23,6 +23,14 @@ class JobSpec(Settings):
     name: str | None = Field(default=None, min_length=1, max_length=120)
     preset: str | None = Field(default=None, description="Settings to start from; fields given in the body win.")
     base_checkpoint: Uri = Field(description="The model to finetune: first reference and first weights.")
+    autoencoder: Uri | None = Field(
+        default=None,
+        description="What maps pixels to the model's tokens or latents and back: the VQVAE of a VAR model, the "
+        "AutoencoderKL of an EDM2 model of latents.",
+    )
+    guide: Uri | None = Field(
+        default=None, description="The network that guides sampling, for sampler.guidance_scale (autoguidance)."
+    )
     dataset: DatasetSettings
     feature_network: Uri = Field(description="The network in whose features FID is measured.")
     rounds: int = Field(ge=1, le=100)

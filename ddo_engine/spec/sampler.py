@@ -57,6 +57,10 @@ class _DiffusionSampler(_AnySampler):
         """Whether a second network call accompanies each call of the model."""
         return self.guidance_scale != 1
 
+    def for_reference_set(self) -> Self:
+        """Return the settings that draw from the model itself: the fakes of DDO are samples of p_ref."""
+        return self.model_copy(update={"guidance_scale": 1.0})
+
 
 class HeunSettings(_DiffusionSampler):
     """Heun's method on EDM's probability-flow ODE, optionally with churn (arXiv:2206.00364, algorithm 2).
@@ -116,6 +120,10 @@ class AutoregressiveSettings(_AnySampler):
     def is_guided(self) -> bool:
         """Whether every network call is made with and without labels."""
         return self.guidance_scale != 0
+
+    def for_reference_set(self) -> Self:
+        """Return the settings that draw from the model itself: no guidance, no top-k, no top-p (arXiv:2503.01103)."""
+        return self.model_copy(update={"guidance_scale": 0.0, "top_k": 0, "top_p": 0.0})
 
     @property
     def nfe(self) -> int:

@@ -87,8 +87,31 @@ class ConfirmSettings(Settings):
     finalists: int = Field(default=1, ge=1, le=16, description="How many of the round's best trials are confirmed.")
 
 
-class DatasetSettings(Settings):
-    """Images in EDM's zip format, and what one must know to generate images like them."""
+class DatasetReading(Settings):
+    """How stored images become those that models see. The defaults change nothing: images must then be all alike."""
+
+    resolution: int | None = Field(
+        default=None, ge=1, le=8192, description="Pixels a side; needed by a transform, without one it is checked."
+    )
+    transform: Literal["none", "center-crop", "center-crop-dhariwal", "var"] = Field(
+        default="none",
+        description="'center-crop' as EDM's tool (central square, Lanczos), 'center-crop-dhariwal' as EDM2's and ADM's "
+        "(box halving, bicubic, centre), 'var' as VAR's (shorter side to 1.125 times the resolution, Lanczos, centre).",
+    )
+    convert: Literal["rgb", "grey"] | None = Field(
+        default=None,
+        description="Convert all images to these colours, palettes and CMYK too; None: all must be like the first.",
+    )
+
+    @model_validator(mode="after")
+    def _transform_has_a_resolution(self) -> Self:
+        if self.transform != "none" and self.resolution is None:
+            raise ValueError(f"transform {self.transform!r} needs resolution: give the pixels a side")
+        return self
+
+
+class DatasetSettings(DatasetReading):
+    """Images (docs/datasets.md lists the formats), and what one must know to generate images like them."""
 
     uri: Uri
     grey_levels: int = Field(
@@ -97,6 +120,11 @@ class DatasetSettings(Settings):
         le=256,
         description="Equally spaced values that a pixel takes; generated images are rounded to the same.",
     )
+
+    @property
+    def reading(self) -> DatasetReading:
+        """What units of work are told of these settings."""
+        return DatasetReading(resolution=self.resolution, transform=self.transform, convert=self.convert)
 
 
 class ReferenceSetSettings(Settings):

@@ -9,21 +9,31 @@ from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import EvaluationSettings, Objective, TrainingSettings
 
 
-class ValidateSpec(Settings):
-    """Read the three inputs once, before any training: damaged or unfit ones end the job here."""
+class _WithModel(Settings):
+    checkpoint: FileRef
+    autoencoder: FileRef | None = Field(
+        default=None, description="Of a checkpoint that works on tokens or latents: what maps these to pixels."
+    )
+    guide: FileRef | None = Field(default=None, description="The network that guides, for sampler.guidance_scale.")
+
+
+class ValidateSpec(_WithModel):
+    """Read the inputs once, before any training: damaged or unfit ones end the job here.
+
+    Checkpoints in their authors' formats are converted, in a process of its own.
+    """
 
     kind: Literal["validate"] = "validate"
-    checkpoint: FileRef
     dataset: FileRef
     feature_network: FileRef
     grey_levels: int = Field(default=256, ge=2, le=256)
+    sampler: SamplerSettings = HeunSettings()
 
 
-class GenerateSpec(Settings):
+class GenerateSpec(_WithModel):
     """Draw images ``first_seed … first_seed + num_samples − 1`` into a dataset zip, labels included."""
 
     kind: Literal["reference"] = "reference"
-    checkpoint: FileRef
     dataset: FileRef | None = Field(default=None, description="Gives class frequencies; needed for labels='dataset'.")
     sampler: SamplerSettings = HeunSettings()
     first_seed: int = Field(default=0, ge=0)
@@ -38,11 +48,10 @@ class GenerateSpec(Settings):
         return self
 
 
-class TrainSpec(Settings):
+class TrainSpec(_WithModel):
     """One trial. ``checkpoint`` is both the initial weights and, for DDO, the frozen reference."""
 
     kind: Literal["trial"] = "trial"
-    checkpoint: FileRef
     dataset: FileRef
     reference_set: tuple[FileRef, ...] = Field(default=(), description="Shards in order of their seeds. DDO only.")
     feature_network: FileRef | None = None
@@ -63,11 +72,10 @@ class TrainSpec(Settings):
         return self
 
 
-class EvaluateSpec(Settings):
+class EvaluateSpec(_WithModel):
     """Measure one checkpoint under one or more protocols."""
 
     kind: Literal["evaluate"] = "evaluate"
-    checkpoint: FileRef
     dataset: FileRef = Field(description="Its features are the reference statistics.")
     feature_network: FileRef
     sampler: SamplerSettings = HeunSettings()

@@ -49,7 +49,7 @@ def unit_cost(spec: JobSpec) -> UnitCost:
     trained_images = training.num_steps * training.batch_size
     return UnitCost(
         baseline=(spec.evaluation.num_samples + confirm_samples) * nfe,
-        reference=spec.reference_set.num_samples * nfe / spec.reference_set.shards,
+        reference=spec.reference_set.num_samples * spec.sampler.for_reference_set().nfe / spec.reference_set.shards,
         trial=trained_images * _PASSES_OF_A_DDO_STEP + num_evaluations(training) * spec.evaluation.num_samples * nfe,
         confirm=confirm_samples * nfe,
     )

@@ -35,13 +35,12 @@ class InputSizes:
     """Bytes of a job's inputs."""
 
     base_checkpoint: int
-    dataset: int
-    feature_network: int
+    others: int
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.base_checkpoint + self.dataset + self.feature_network
+        return self.base_checkpoint + self.others
 
 
 def parse_spec(body: Any) -> JobSpec:
@@ -61,7 +60,7 @@ def parse_spec(body: Any) -> JobSpec:
 
 
 def check_inputs(spec: JobSpec, sources: Sources) -> InputSizes:
-    """Return the sizes of the three inputs.
+    """Return the sizes of the inputs.
 
     Raises:
         Unprocessable: One of them is not allowed, missing or too large; all such are listed.
@@ -71,12 +70,16 @@ def check_inputs(spec: JobSpec, sources: Sources) -> InputSizes:
         "base_checkpoint": spec.base_checkpoint,
         "dataset.uri": spec.dataset.uri,
         "feature_network": spec.feature_network,
+        "autoencoder": spec.autoencoder,
+        "guide": spec.guide,
     }
-    sizes: list[int] = []
+    sizes: dict[str, int] = {}
     errors: list[FieldError] = []
     for param, uri in uris.items():
+        if uri is None:
+            continue
         try:
-            sizes.append(sources.check(uri))
+            sizes[param] = sources.check(uri)
         except InputUnavailable as error:
             raise Unavailable(
                 f"{param}: {error}", code=error.code, param=param, headers={"Retry-After": "10"}
@@ -88,7 +91,8 @@ def check_inputs(spec: JobSpec, sources: Sources) -> InputSizes:
     if errors:
         first = errors[0]
         raise Unprocessable(f"{first.param}: {first.message}", code=first.code, param=first.param, errors=errors)
-    return InputSizes(*sizes)
+    base_checkpoint = sizes.pop("base_checkpoint")
+    return InputSizes(base_checkpoint, others=sum(sizes.values()))
 
 
 def request_hash(body: Mapping[str, Any]) -> str:
