@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.families import get_family
+from ddo_engine.families.diffusion.denoiser import Denoiser
+from ddo_engine.families.diffusion.space import LatentScaling, LatentSpace
 from ddo_engine.families.protocol import Family
 from ddo_engine.files import write_atomically
 from ddo_engine.spec import CheckpointInfo, Settings
@@ -35,12 +37,14 @@ class CheckpointManifest(Settings):
         format_version: Of this class.
         family: Name in the registry of families.
         network: Constructor arguments, ``class_name`` among them.
+        latent_scaling: Of a diffusion model that works on latents: how these follow from the autoencoder's.
         provenance: How the weights came about, for people; the engine does not read it.
     """
 
     format_version: int = Field(default=FORMAT_VERSION, ge=1)
     family: str
     network: dict[str, Any]
+    latent_scaling: LatentScaling | None = None
     provenance: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -114,7 +118,7 @@ def assemble(
         _require_finite(path, name, weight, is_parameter=name in parameters)
         weights[name] = weight.to(device=device, dtype=dtype if weight.is_floating_point() else None)
     model.load_state_dict(weights, assign=True)
-    return LoadedCheckpoint(model, family, manifest, _info(manifest, model))
+    return LoadedCheckpoint(model, family, manifest, info_of(manifest, model))
 
 
 def check_checkpoint(path: str | Path) -> CheckpointManifest:
@@ -199,7 +203,20 @@ def _skeleton(
     with torch.device("meta"):
         model = family.build(manifest.network)
     _require_same_tensors(path, tensors, model.state_dict())
+    if manifest.latent_scaling is not None:
+        _work_on_latents(path, model, manifest.latent_scaling)
     return family, model
+
+
+def _work_on_latents(path: Path, model: nn.Module, scaling: LatentScaling) -> None:
+    channels = len(scaling.raw_mean)
+    if not isinstance(model, Denoiser) or not channels == len(scaling.raw_std) == model.img_channels:
+        raise CorruptCheckpoint(
+            f"the manifest of {path.name} scales {channels} channels of latents, which its network does not have: "
+            "correct latent_scaling and save the checkpoint again",
+            param="latent_scaling",
+        )
+    model.space = LatentSpace(scaling)
 
 
 def _require_same_tensors(path: Path, found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
@@ -241,7 +258,9 @@ def _require_finite(path: Path, name: str, tensor: Tensor, *, is_parameter: bool
     )
 
 
-def _info(manifest: CheckpointManifest, model: nn.Module) -> CheckpointInfo:
+def info_of(manifest: CheckpointManifest, model: nn.Module) -> CheckpointInfo:
+    """Return what a network is."""
+    decoded = _decoded_shape(model)
     return CheckpointInfo(
         family=manifest.family,
         network=manifest.network["class_name"],
@@ -249,4 +268,16 @@ def _info(manifest: CheckpointManifest, model: nn.Module) -> CheckpointInfo:
         img_resolution=model.img_resolution,
         img_channels=model.img_channels,
         label_dim=model.label_dim,
+        space=model.works_on,
+        decoded_resolution=decoded[0],
+        decoded_channels=decoded[1],
     )
+
+
+def _decoded_shape(model: nn.Module) -> tuple[int, int] | tuple[None, None]:
+    """Return resolution and channels of the pixels behind latents, where an autoencoder says so."""
+    space = getattr(model, "space", None)
+    if not isinstance(space, LatentSpace) or space.autoencoder is None:
+        return None, None
+    resolution = int(model.img_resolution)  # type: ignore[arg-type]  # ImageModel
+    return resolution * space.autoencoder.downsampling, space.autoencoder.img_channels

@@ -8,15 +8,30 @@ from torch import nn
 from ddo_engine.checkpoint import load_checkpoint
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+def load_model(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    autoencoder: str | Path | nn.Module | None = None,
+) -> nn.Module:
     """Return a checkpoint's network in eval mode.
 
     Args:
         path: A checkpoint.
         device: Where the network shall be.
         dtype: What its weights shall be; None for what they are stored in, as official sampling has them.
+        autoencoder: Of a model of tokens or latents: the VQVAE or AutoencoderKL that it works behind, or its file. A
+            VAR model has no likelihood without it, and neither kind has pixels.
 
     Raises:
         CorruptCheckpoint: See :func:`ddo_engine.checkpoint.load_checkpoint`.
+        IncompatibleInputs: The model needs no autoencoder, or not this one.
     """
-    return load_checkpoint(path, device, dtype).model
+    checkpoint = load_checkpoint(path, device, dtype)
+    if autoencoder is None:
+        return checkpoint.model
+    if not isinstance(autoencoder, nn.Module):
+        autoencoder = load_model(autoencoder, device, dtype)
+    checkpoint.family.attach_autoencoder(checkpoint.model, autoencoder)
+    return checkpoint.model

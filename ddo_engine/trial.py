@@ -11,7 +11,7 @@ from functools import cached_property
 
 import torch
 
-from ddo_engine.checkpoint import CheckpointManifest, LoadedCheckpoint, save_checkpoint
+from ddo_engine.checkpoint import LoadedCheckpoint, save_checkpoint
 from ddo_engine.device import out_of_memory_blames
 from ddo_engine.ema import ema_decay, update_ema
 from ddo_engine.errors import Interrupted, NonFiniteLoss
@@ -116,6 +116,8 @@ class Trial:
             raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
         state.optimizer.step()
         update_ema(state.ema_model, state.target_model, ema_decay(training.batch_size, training.ema_half_life_kimg))
+        # After the average: it is taken of the weights that the optimizer left (arXiv:2312.02696, section 3.1).
+        self.base.family.constrain_(state.target_model)
         return numbers_K.double()
 
     def _evaluation_is_pending(self) -> bool:
@@ -161,9 +163,7 @@ class Trial:
         provenance = trial_provenance(
             self.spec, self.hashes, self.base.manifest.provenance, step=self.state.step, kimg=self.kimg
         )
-        manifest = CheckpointManifest(
-            family=self.base.manifest.family, network=self.base.manifest.network, provenance=provenance
-        )
+        manifest = self.base.manifest.model_copy(update={"provenance": provenance})
         path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
         save_checkpoint(path, self.state.ema_model, manifest)
         info = manifest.model_dump(mode="json")

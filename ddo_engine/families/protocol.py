@@ -10,7 +10,7 @@ likes inside.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +39,14 @@ class LabelledImages:
 class ImageModel(Protocol):
     """What every network of every family can say about itself."""
 
-    img_resolution: int
+    works_on: Literal["pixels", "latents", "tokens"]
+    img_resolution: int  # of the latents, where it works on latents
     img_channels: int
     label_dim: int  # number of classes; 0 for an unconditional model
 
 
 class Family(Protocol):
-    """One model family: ``edm``, ``edm2``, ``var``, …
+    """One model family, such as ``edm``, ``edm2`` or ``var``.
 
     Attributes:
         name: In the registry and in manifests.
@@ -101,9 +102,18 @@ class Family(Protocol):
             NonFiniteLoss: A pixel is NaN or infinite before it is rounded.
         """
 
+    def attach_autoencoder(self, model: nn.Module, autoencoder: nn.Module) -> None:
+        """Give a model of latents or tokens what maps these to pixels; copies of the model share it.
+
+        Raises:
+            IncompatibleInputs: The model needs none, or not this one.
+        """
+
     def constrain_(self, model: nn.Module) -> None:
-        """Project the weights, in place, onto the family's constraint set: called once before training and after
-        every optimizer step. EDM2 normalises its weights (arXiv:2312.02696, section 2.3); most families do nothing.
+        """Project the weights, in place, onto the family's constraint set.
+
+        Called once before training and after every optimizer step. EDM2 normalises its weights (arXiv:2312.02696,
+        section 2.3); most families do nothing.
         """
 
     def log_likelihood_ratios(

@@ -4,7 +4,7 @@ Shapes: B batch, C channels, H height, W width, K classes, A augmentation labels
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,11 @@ class Denoiser(nn.Module):
         self.sigma_data = sigma_data
         self.space: Space = PixelSpace()
         self.compute_dtype = torch.float32
+
+    @property
+    def works_on(self) -> Literal["pixels", "latents"]:
+        """What is denoised."""
+        return self.space.kind
 
     def network(
         self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None

@@ -1,12 +1,13 @@
 """A diffusion family as the rest of the engine sees it; each has its own networks and little else."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ddo_engine.errors import InvalidSpec, NonFiniteLoss
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.denoiser import Denoiser
 from ddo_engine.families.diffusion.dpm_solver_v3 import dpm_solver_v3
 from ddo_engine.families.diffusion.guidance import computing_in, guided
@@ -18,6 +19,7 @@ from ddo_engine.families.diffusion.likelihood import (
     log_likelihood_ratio_estimate,
 )
 from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
+from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import AutoregressiveSettings, HeunSettings, SamplerSettings, TrainingSettings
@@ -32,6 +34,26 @@ class DiffusionFamily:
     def build(self, config: dict[str, Any]) -> nn.Module:
         """See :meth:`ddo_engine.families.protocol.Family.build`."""
         raise NotImplementedError
+
+    def attach_autoencoder(self, model: nn.Module, autoencoder: nn.Module) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.attach_autoencoder`."""
+        denoiser = self._denoiser(model)
+        if not isinstance(denoiser.space, LatentSpace):
+            raise IncompatibleInputs(
+                "the checkpoint works on pixels and needs no autoencoder: leave it out", param="autoencoder"
+            )
+        if not isinstance(autoencoder, Autoencoder):
+            raise IncompatibleInputs(
+                f"a {type(autoencoder).__name__} does not turn latents into pixels: give an AutoencoderKL",
+                param="autoencoder",
+            )
+        if autoencoder.latent_channels != denoiser.img_channels:
+            raise IncompatibleInputs(
+                f"the autoencoder has latents of {autoencoder.latent_channels} channels, the checkpoint of "
+                f"{denoiser.img_channels}: give the autoencoder that the checkpoint was trained with",
+                param="autoencoder",
+            )
+        denoiser.space = replace(denoiser.space, autoencoder=autoencoder)
 
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""

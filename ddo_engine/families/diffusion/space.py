@@ -1,7 +1,7 @@
 """Between images as they are stored and what a diffusion model denoises: pixels in [-1, 1], or scaled latents."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ class LatentScaling(Settings):
     final_std: PositiveFloat = 0.5
 
 
+@runtime_checkable
 class Autoencoder(Protocol):
     """What maps pixels to latents and back. Shapes: c latent channels, h and w latent height and width."""
 
     latent_channels: int
     downsampling: int  # pixels per latent, along each side
+    img_channels: int  # of its pixels
 
     def encode_moments(self, images_BCHW: Tensor) -> Tensor:
         """Return mean and standard deviation of the latents of uint8 images: float32, (B, 2c, h, w)."""
@@ -36,7 +38,14 @@ class Autoencoder(Protocol):
 
 
 class Space(Protocol):
-    """The space in which a model denoises."""
+    """The space in which a model denoises.
+
+    Attributes:
+        kind: Its name in reports.
+    """
+
+    @property
+    def kind(self) -> Literal["pixels", "latents"]: ...  # noqa: D102
 
     def to_model(self, stored_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """Map a stored batch to what the model denoises, float32."""
@@ -58,6 +67,8 @@ def quantise(x_BCHW: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class PixelSpace:
     """Images in [-1, 1]."""
+
+    kind: ClassVar[Literal["pixels"]] = "pixels"
 
     def to_model(self, stored_BCHW: Tensor, generator: torch.Generator) -> Tensor:
         """Map uint8 images to float32 in [-1, 1]; draws nothing.
@@ -85,6 +96,7 @@ class LatentSpace:
     Source: arXiv:2312.02696, section 4 (the latents of EDM2), with the constants of its checkpoints.
     """
 
+    kind: ClassVar[Literal["latents"]] = "latents"
     scaling: LatentScaling
     autoencoder: Autoencoder | None = None
 
