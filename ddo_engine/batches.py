@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ddo_engine.data import ImageDataset
+from ddo_engine.data import ChainedDataset, ImageDataset, InMemoryDataset
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.randomness import generator_for
 
@@ -71,8 +71,11 @@ def concatenated(datasets: list[ImageDataset]) -> ImageDataset:
     Raises:
         ValueError: They differ in shape, or only some have labels.
     """
-    if len({(dataset.images_NCHW.shape[1:], dataset.labels_N is None) for dataset in datasets}) != 1:
+    infos = [dataset.info for dataset in datasets]
+    if len({(info.kind, info.img_resolution, info.img_channels, not info.class_counts) for info in infos}) != 1:
         raise ValueError("the parts differ in the shape of their images, or in whether these have labels")
+    if not all(isinstance(dataset, InMemoryDataset) for dataset in datasets):
+        return ChainedDataset(tuple(datasets))
     labels = [dataset.labels_N for dataset in datasets if dataset.labels_N is not None]
-    images_NCHW = torch.cat([dataset.images_NCHW for dataset in datasets])
-    return ImageDataset(images_NCHW, torch.cat(labels) if labels else None)
+    images_NCHW = torch.cat([dataset.images_NCHW for dataset in datasets if isinstance(dataset, InMemoryDataset)])
+    return InMemoryDataset(images_NCHW, torch.cat(labels) if labels else None)

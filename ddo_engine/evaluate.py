@@ -41,7 +41,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     context.announce("evaluate")
     verified_sha256(spec.checkpoint, "checkpoint")
     checkpoint = open_checkpoint(spec.checkpoint, context.device)
-    dataset = open_dataset(spec.dataset)
+    dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
@@ -49,7 +49,9 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     features = open_feature_network(spec.feature_network, context.device)
     check_features_fit_dataset(features, dataset.info)
     dataset_sha256 = verified_sha256(spec.dataset, "dataset")
-    evaluator = Evaluator(features, dataset, dataset_sha256, spec.sampler, spec.grey_levels, context.cache)
+    evaluator = Evaluator(
+        features, dataset, dataset_sha256, spec.sampler, spec.grey_levels, context.cache, spec.dataset_reading
+    )
     denoising = _denoising_dataset(spec, checkpoint)
     with context.stop.before_network_calls():
         common: dict[str, float] = {}
@@ -107,7 +109,7 @@ def _denoising_dataset(spec: EvaluateSpec, checkpoint: LoadedCheckpoint) -> Imag
     if spec.denoising_dataset is None:
         return None
     verified_sha256(spec.denoising_dataset, "denoising_dataset")
-    dataset = open_dataset(spec.denoising_dataset, "denoising_dataset")
+    dataset = open_dataset(spec.denoising_dataset, "denoising_dataset", spec.dataset_reading)
     check_model_fits_dataset(checkpoint.info, dataset.info, "denoising_dataset")
     check_grey_levels(dataset, spec.grey_levels, "denoising_dataset")
     return dataset

@@ -13,6 +13,23 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_of_tree(path: str | Path) -> str:
+    """Return the SHA-256 of a file, or for a folder that of the names and hashes of the files below it, sorted."""
+    path = Path(path)
+    if not path.is_dir():
+        return sha256_of(path)
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    lines = (f"{sha256_of(path / name)}  {name}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def size_of_tree(path: str | Path) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    path = Path(path)
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary file, then put it in the place of ``path`` in one step.
 

@@ -36,7 +36,7 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
     dataset = None
     if spec.dataset is not None:
         verified_sha256(spec.dataset, "dataset")
-        dataset = open_dataset(spec.dataset).info
+        dataset = open_dataset(spec.dataset, reading=spec.dataset_reading).info
         check_model_fits_dataset(checkpoint.info, dataset)
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset)
     progress = ProgressReporter(context.events, "sampling", spec.num_samples)

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
-from ddo_engine.data import ImageDataset, has_grey_levels, load_dataset
+from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
-from ddo_engine.files import sha256_of
-from ddo_engine.spec import CheckpointInfo, DatasetInfo, FileRef, LabelDistribution, SamplerSettings
+from ddo_engine.files import sha256_of_tree
+from ddo_engine.spec import CheckpointInfo, DatasetInfo, DatasetReading, FileRef, LabelDistribution, SamplerSettings
 
+CHECKED_AT_ONCE = 256  # images in memory while a large dataset is looked through
+IMAGES_AS_STORED = DatasetReading()
 # What a client calls these inputs in the body of POST /jobs: the names that error messages point at.
 CHECKPOINT, DATASET, FEATURE_NETWORK = "base_checkpoint", "dataset.uri", "feature_network"
 
@@ -30,12 +32,12 @@ def local_path(file: FileRef, param: str) -> Path:
 
 
 def verified_sha256(file: FileRef, param: str) -> str:
-    """Return the SHA-256 of a file.
+    """Return the SHA-256 of a file, or of a folder's files.
 
     Raises:
         InvalidSpec: It is not the file that the spec means.
     """
-    sha256 = sha256_of(local_path(file, param))
+    sha256 = sha256_of_tree(local_path(file, param))
     if file.sha256 not in (None, sha256):
         raise InvalidSpec(
             f"{param}: the file's SHA-256 is {sha256}, the spec says {file.sha256}: fetch it again", param=param
@@ -49,10 +51,22 @@ def open_checkpoint(file: FileRef, device: torch.device) -> LoadedCheckpoint:
         return load_checkpoint(local_path(file, "checkpoint"), device, torch.float32)
 
 
-def open_dataset(file: FileRef, param: str = DATASET) -> ImageDataset:
+def open_dataset(file: FileRef, param: str = DATASET, reading: DatasetReading = IMAGES_AS_STORED) -> ImageDataset:
     """Load a dataset; errors point at the client's name of it."""
     with _blaming(param):
-        return load_dataset(local_path(file, param))
+        return load_dataset(local_path(file, param), reading)
+
+
+def check_every_image(dataset: ImageDataset, param: str = DATASET) -> None:
+    """Decode once what is otherwise decoded when a batch asks for it, so that no trial stumbles over it later.
+
+    Raises:
+        InvalidDataset: An image is damaged, or not like the first.
+    """
+    if not isinstance(dataset, InMemoryDataset):
+        with _blaming(param):
+            for start in range(0, len(dataset), CHECKED_AT_ONCE):
+                dataset.batch(range(start, min(start + CHECKED_AT_ONCE, len(dataset))))
 
 
 def open_feature_network(file: FileRef, device: torch.device) -> FeatureNetwork:
@@ -91,12 +105,17 @@ def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param:
 
 
 def check_grey_levels(dataset: ImageDataset, grey_levels: int, param: str = DATASET) -> None:
-    """Refuse data with other pixel values than generated images will be rounded to.
+    """Refuse images with other pixel values than generated ones will be rounded to. Latents have none.
 
     Raises:
         InvalidDataset: A pixel lies between the levels.
     """
-    if not has_grey_levels(dataset.images_NCHW, grey_levels):
+    if grey_levels == 256 or dataset.info.kind == "latents":
+        return
+    chunks = (
+        range(start, min(start + CHECKED_AT_ONCE, len(dataset))) for start in range(0, len(dataset), CHECKED_AT_ONCE)
+    )
+    if not all(has_grey_levels(dataset.batch(chunk).images_BCHW, grey_levels) for chunk in chunks):
         raise InvalidDataset(
             f"the dataset has pixel values that are not among {grey_levels} equally spaced grey levels: generated "
             "images would be told apart by their rounding alone; set dataset.grey_levels to what the data have (256 "

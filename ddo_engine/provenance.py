@@ -38,7 +38,7 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
     """Return all that the course of a trial follows from; only states of the same identity are taken up."""
     settings = spec.model_dump(
         mode="json",
-        include={"objective", "training", "sampler", "evaluation", "grey_levels", "seed"},
+        include={"objective", "training", "sampler", "evaluation", "dataset_reading", "grey_levels", "seed"},
         exclude={"training": {"save_state_every_kimg"}},
     )
     return settings | hashes.as_provenance()
@@ -57,7 +57,7 @@ def trial_provenance(
         step: Finished optimizer steps.
         kimg: The same in thousands of real images.
     """
-    settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "seed"})
+    settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "dataset_reading", "seed"})
     ancestors = base_provenance.get("lineage", [])
     provenance = hashes.as_provenance() | settings
     provenance |= {

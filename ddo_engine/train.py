@@ -57,7 +57,7 @@ def _state_path(spec: TrainSpec, context: RunContext) -> Path | None:
 
 def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> Trial:
     base = open_checkpoint(spec.checkpoint, context.device)
-    dataset = open_dataset(spec.dataset)
+    dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(base.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
     hashes = _hash_inputs(spec)
@@ -92,7 +92,9 @@ def _evaluator(
     check_labels_can_be_drawn(base.info, spec.sampler, dataset.info)
     features = open_feature_network(spec.feature_network, context.device)
     check_features_fit_dataset(features, dataset.info)
-    return Evaluator(features, dataset, hashes.dataset, spec.sampler, spec.grey_levels, context.cache)
+    return Evaluator(
+        features, dataset, hashes.dataset, spec.sampler, spec.grey_levels, context.cache, spec.dataset_reading
+    )
 
 
 def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, dataset: ImageDataset) -> TrainingLoss:

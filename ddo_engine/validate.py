@@ -2,6 +2,7 @@
 
 from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
 from ddo_engine.inputs import (
+    check_every_image,
     check_features_fit_dataset,
     check_features_vary,
     check_grey_levels,
@@ -28,10 +29,11 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     for param in ("checkpoint", "dataset", "feature_network"):
         verified_sha256(getattr(spec, param), param)
     checkpoint = open_checkpoint(spec.checkpoint, context.device)
-    dataset = open_dataset(spec.dataset)
+    dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_features_fit_dataset(features, dataset.info)
+    check_every_image(dataset)
     check_grey_levels(dataset, spec.grey_levels)
-    check_features_vary(extract(features, dataset.images_NCHW[:FEATURE_BATCH]))
+    check_features_vary(extract(features, dataset.batch(range(min(FEATURE_BATCH, len(dataset)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info))

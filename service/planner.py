@@ -70,6 +70,7 @@ def _validate(job: JobView) -> list[Action]:
             dataset=FileRef(uri=job.spec.dataset.uri),
             feature_network=FileRef(uri=job.spec.feature_network),
             sampler=job.spec.sampler,
+            dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
         )
         return [CreateUnit(UnitKind.VALIDATE, None, 0, spec)]
@@ -95,6 +96,7 @@ def _baseline(job: JobView) -> list[Action]:
             feature_network=_inputs(job).feature_network,
             sampler=job.spec.sampler,
             evaluations=tuple(protocols),
+            dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
         )
         actions += [CreateUnit(UnitKind.BASELINE, 0, 0, spec), MoveRound(0, RoundStatus.SELECTING)]
@@ -135,6 +137,7 @@ def _generate(job: JobView, current: RoundView) -> list[Action]:
                 sampler=job.spec.sampler.for_reference_set(),
                 first_seed=first_seed + bounds[shard],
                 num_samples=bounds[shard + 1] - bounds[shard],
+                dataset_reading=job.spec.dataset.reading,
                 grey_levels=job.spec.dataset.grey_levels,
             ),
         )
@@ -166,6 +169,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
                 training=job.spec.training,
                 sampler=job.spec.sampler,
                 evaluation=job.spec.evaluation,
+                dataset_reading=job.spec.dataset.reading,
                 grey_levels=job.spec.dataset.grey_levels,
                 seed=trial_seed(job.spec, current.index, position),
             ),
@@ -201,6 +205,7 @@ def _after_training(job: JobView, current: RoundView) -> list[Action]:
                     feature_network=_inputs(job).feature_network,
                     sampler=job.spec.sampler,
                     evaluations=(confirm_protocol(job.spec),),
+                    dataset_reading=job.spec.dataset.reading,
                     grey_levels=job.spec.dataset.grey_levels,
                 ),
             )

@@ -1,16 +1,25 @@
-"""Image datasets in EDM's zip format: read strictly, written to the byte the same way every time."""
+"""Datasets: image files, arrays and latents in the formats of docs/datasets.md, read strictly and within bounds."""
 
-from ddo_engine.data.dataset import ImageDataset
+from ddo_engine.data.dataset import ChainedDataset, ImageDataset, InMemoryDataset, OnDemandDataset
 from ddo_engine.data.grey_levels import grey_values, has_grey_levels, round_to_grey_levels
-from ddo_engine.data.reader import DatasetLimits, load_dataset
-from ddo_engine.data.writer import write_dataset
+from ddo_engine.data.limits import DatasetLimits
+from ddo_engine.data.reader import load_dataset
+from ddo_engine.data.report import ClassCount, DatasetReport, inspect_dataset
+from ddo_engine.data.writer import write_dataset, write_latents
 
 __all__ = [
+    "ChainedDataset",
+    "ClassCount",
     "DatasetLimits",
+    "DatasetReport",
     "ImageDataset",
+    "InMemoryDataset",
+    "OnDemandDataset",
     "grey_values",
     "has_grey_levels",
+    "inspect_dataset",
     "load_dataset",
     "round_to_grey_levels",
     "write_dataset",
+    "write_latents",
 ]

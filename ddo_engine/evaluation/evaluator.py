@@ -19,8 +19,9 @@ from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.evaluation.reference import ReferenceStatistics, extract, reference_statistics
 from ddo_engine.families.protocol import Family
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import EvaluationSettings, SamplerSettings
+from ddo_engine.spec import DatasetReading, EvaluationSettings, SamplerSettings
 
+IMAGES_AS_STORED = DatasetReading()
 METRICS_VERSION = 1  # raise it whenever the same samples would give other numbers
 
 
@@ -39,6 +40,7 @@ class Evaluator:
         sampler: SamplerSettings,
         grey_levels: int,
         cache_folder: Path | None,
+        dataset_reading: DatasetReading = IMAGES_AS_STORED,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -49,6 +51,7 @@ class Evaluator:
             sampler: How to draw samples; its batch size changes no number beyond rounding.
             grey_levels: Values that a pixel takes; generated images are rounded to them.
             cache_folder: Where the dataset's statistics are kept between units; None keeps none.
+            dataset_reading: What was done to the images of the file.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -63,18 +66,20 @@ class Evaluator:
         self.sampler = sampler
         self.grey_levels = grey_levels
         self.cache_folder = cache_folder
+        self.dataset_reading = dataset_reading
         self._manifolds: dict[int, Manifold] = {}
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
         """Statistics of the dataset."""
-        return reference_statistics(
-            self.feature_network, self.dataset, self.dataset_sha256, METRICS_VERSION, self.cache_folder
-        )
+        name = self.dataset_sha256
+        if self.dataset_reading != IMAGES_AS_STORED:
+            name += self.dataset_reading.model_dump_json()
+        return reference_statistics(self.feature_network, self.dataset, name, METRICS_VERSION, self.cache_folder)
 
     def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
         """Return all that the numbers depend on besides the model's weights."""
-        return {
+        protocol: dict[str, Any] = {
             "metrics_version": METRICS_VERSION,
             "num_samples": settings.num_samples,
             "seed": settings.seed,
@@ -85,6 +90,9 @@ class Evaluator:
             "reference_sha256": self.dataset_sha256,
             "ema": True,
         }
+        if self.dataset_reading != IMAGES_AS_STORED:
+            protocol["dataset_reading"] = self.dataset_reading.model_dump(mode="json")
+        return protocol
 
     def fingerprint(self, settings: EvaluationSettings) -> str:
         """Return the SHA-256 of the protocol: only numbers of one fingerprint are ranked together."""
@@ -153,7 +161,8 @@ class Evaluator:
         self, model: nn.Module, family: Family, settings: EvaluationSettings, on_progress: Callable[[int], None] | None
     ) -> Iterator[Tensor]:
         """Yield the samples batch by batch, so that only their features are held."""
-        expected = self.dataset.images_NCHW.shape[1:]
+        info = self.dataset.info
+        expected = (info.img_channels, info.img_resolution, info.img_resolution)
         for start in range(0, settings.num_samples, self.sampler.batch_size):
             stop = min(start + self.sampler.batch_size, settings.num_samples)
             images_BCHW = generate_images(
@@ -167,7 +176,7 @@ class Evaluator:
             if images_BCHW.shape[1:] != expected:
                 raise IncompatibleInputs(
                     f"the checkpoint draws images of shape {tuple(images_BCHW.shape[1:])}, "
-                    f"the dataset's are {tuple(expected)}: choose a dataset or checkpoint that fits",
+                    f"the dataset's are {expected}: choose a dataset or checkpoint that fits",
                     param="checkpoint",
                 )
             yield images_BCHW

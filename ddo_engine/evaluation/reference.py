@@ -50,20 +50,20 @@ def extract(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
 
 
 def reference_statistics(
-    network: FeatureNetwork, dataset: ImageDataset, dataset_sha256: str, metrics_version: int, cache_folder: Path | None
+    network: FeatureNetwork, dataset: ImageDataset, dataset_name: str, metrics_version: int, cache_folder: Path | None
 ) -> ReferenceStatistics:
     """Return the dataset's statistics, from ``cache_folder`` where they lie there undamaged.
 
     Args:
         network: Feature network.
         dataset: Images to describe.
-        dataset_sha256: Names the dataset in the cache.
+        dataset_name: Names the images in the cache: their file's SHA-256, and what was done to them.
         metrics_version: Names the code in the cache.
         cache_folder: None computes every time.
     """
     if cache_folder is None:
         return _compute(network, dataset)
-    key = f"{metrics_version}:{network.sha256}:{dataset_sha256}:{network.device.type}"
+    key = f"{metrics_version}:{network.sha256}:{dataset_name}:{network.device.type}"
     path = cache_folder / "reference_statistics" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     cached = _read(path, network.feature_dim)
     if cached is None:
@@ -77,7 +77,8 @@ def _compute(network: FeatureNetwork, dataset: ImageDataset) -> ReferenceStatist
     moments = Moments.empty(network.feature_dim)
     features: list[Tensor] = []
     for start in range(0, len(dataset), FEATURE_BATCH):
-        features_BD = extract(network, dataset.images_NCHW[start : start + FEATURE_BATCH])
+        stop = min(start + FEATURE_BATCH, len(dataset))
+        features_BD = extract(network, dataset.batch(range(start, stop)).images_BCHW)
         moments = moments.merge(Moments.of(features_BD))
         features.append(features_BD[[row for row in range(len(features_BD)) if start + row in kept]])
     return ReferenceStatistics(moments, torch.cat(features))

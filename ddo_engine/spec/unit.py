@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
-from ddo_engine.spec.settings import EvaluationSettings, Objective, TrainingSettings
+from ddo_engine.spec.settings import DatasetReading, EvaluationSettings, Objective, TrainingSettings
 
 
 class _WithModel(Settings):
@@ -26,6 +26,7 @@ class ValidateSpec(_WithModel):
     kind: Literal["validate"] = "validate"
     dataset: FileRef
     feature_network: FileRef
+    dataset_reading: DatasetReading = DatasetReading()
     grey_levels: int = Field(default=256, ge=2, le=256)
     sampler: SamplerSettings = HeunSettings()
 
@@ -38,6 +39,7 @@ class GenerateSpec(_WithModel):
     sampler: SamplerSettings = HeunSettings()
     first_seed: int = Field(default=0, ge=0)
     num_samples: int = Field(ge=1)
+    dataset_reading: DatasetReading = DatasetReading()
     grey_levels: int = Field(default=256, ge=2, le=256)
 
     @model_validator(mode="after")
@@ -60,6 +62,7 @@ class TrainSpec(_WithModel):
     training: TrainingSettings
     sampler: SamplerSettings = HeunSettings()
     evaluation: EvaluationSettings | None = None
+    dataset_reading: DatasetReading = DatasetReading()
     grey_levels: int = Field(default=256, ge=2, le=256)
     seed: Seed = 0
 
@@ -80,6 +83,7 @@ class EvaluateSpec(_WithModel):
     feature_network: FileRef
     sampler: SamplerSettings = HeunSettings()
     evaluations: tuple[EvaluationSettings, ...] = Field(min_length=1)
+    dataset_reading: DatasetReading = DatasetReading()
     grey_levels: int = Field(default=256, ge=2, le=256)
     denoising_dataset: FileRef | None = Field(
         default=None, description="Also report the family's pretraining loss on these images (lower is better)."

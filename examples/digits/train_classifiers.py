@@ -60,7 +60,7 @@ def shifted(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
 @torch.no_grad()
 def accuracy(path: Path, dataset: ImageDataset) -> float:
     """Return the share of images that a saved classifier names rightly."""
-    predicted_N = load_features(path)(dataset.images_NCHW)["logits"].argmax(dim=1)
+    predicted_N = load_features(path)(dataset.batch(range(len(dataset))).images_BCHW)["logits"].argmax(dim=1)
     assert dataset.labels_N is not None
     return float((predicted_N == dataset.labels_N).double().mean())
 

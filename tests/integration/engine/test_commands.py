@@ -131,6 +131,7 @@ def test_validate_of_inputs_that_fit_reports_what_they_are(inputs, tmp_path):
     assert report["checkpoint"]["network"] == "MLPPrecond"
     assert report["checkpoint"]["label_dim"] == 3
     assert report["dataset"] == {
+        "kind": "images",
         "num_images": 90,
         "img_resolution": 4,
         "img_channels": 1,

@@ -112,6 +112,7 @@ def test_manifest_records_where_the_weights_come_from(inputs, tmp_path):
         "objective": spec["objective"],
         "training": manifest.provenance["training"],
         "sampler": manifest.provenance["sampler"],
+        "dataset_reading": {"resolution": None, "transform": "none", "convert": None},
         "seed": 3,
         "kimg": event["kimg"],
         "step": round(event["kimg"] * 1000 / 16),

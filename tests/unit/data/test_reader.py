@@ -35,7 +35,7 @@ def write_zip(
 
 def refusal(path: Path, **limits: float) -> str:
     with pytest.raises(InvalidDataset) as caught:
-        load_dataset(path, DatasetLimits(**limits))
+        load_dataset(path, limits=DatasetLimits(**limits))
     return caught.value.message
 
 
@@ -179,8 +179,9 @@ def test_load_no_images_not_a_zip_or_missing_file_is_refused(tmp_path: Path) -> 
     assert "not a complete zip" in refusal(tmp_path / "text.zip")
     (tmp_path / "void.zip").touch()
     assert "not a complete zip" in refusal(tmp_path / "void.zip")
+    (tmp_path / "void.zip").unlink()
     assert "no such file" in refusal(tmp_path / "absent.zip")
-    assert "cannot be read" in refusal(tmp_path)
+    assert "neither an image" in refusal(tmp_path)
 
 
 def test_load_damaged_anywhere_is_refused_or_unharmed(tmp_path: Path) -> None:

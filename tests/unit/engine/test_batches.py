@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ddo_engine.batches import BatchSource, DataOrder, concatenated
-from ddo_engine.data import ImageDataset
+from ddo_engine.data import InMemoryDataset
 
 
 @given(num_images=st.integers(1, 40), batch_size=st.integers(1, 100), seed=st.integers(0, 5))
@@ -47,7 +47,7 @@ def test_order_of_real_fake_other_epoch_and_other_seed_differ():
 
 def dataset(num_images, *, labels=True, channels=1, offset=0):
     images = (torch.arange(num_images) + offset).to(torch.uint8).reshape(-1, 1, 1, 1).expand(-1, channels, 2, 2)
-    return ImageDataset(images.contiguous(), torch.arange(num_images) % 3 if labels else None)
+    return InMemoryDataset(images.contiguous(), torch.arange(num_images) % 3 if labels else None)
 
 
 def test_batch_holds_the_images_of_the_order_with_their_labels():

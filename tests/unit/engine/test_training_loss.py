@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from ddo_engine.batches import BatchSource, DataOrder
-from ddo_engine.data import ImageDataset
+from ddo_engine.data import InMemoryDataset
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import DDOObjective, TrainingSettings
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
@@ -44,7 +44,7 @@ class RecordingFamily:
 
 def source(brightness: int, seed: int, stream: str) -> BatchSource:
     images_NCHW = (torch.arange(9) + brightness).to(torch.uint8).reshape(9, 1, 1, 1)
-    return BatchSource(ImageDataset(images_NCHW, None), DataOrder(9, seed, stream), 4, CPU)
+    return BatchSource(InMemoryDataset(images_NCHW, None), DataOrder(9, seed, stream), 4, CPU)
 
 
 def loss_of(kind: str, family: RecordingFamily, seed: int) -> TrainingLoss:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddo_engine.data import ImageDataset, round_to_grey_levels
+from ddo_engine.data import ImageDataset, InMemoryDataset, round_to_grey_levels
 from ddo_engine.errors import IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, load_features
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
@@ -22,7 +22,7 @@ SHA = "0" * 64
 def dataset() -> ImageDataset:
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=generator)
-    return ImageDataset(round_to_grey_levels(images, 17), torch.arange(300) % 10)
+    return InMemoryDataset(round_to_grey_levels(images, 17), torch.arange(300) % 10)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_reference_is_cached_and_damaged_caches_are_computed_again(
     (file,) = tmp_path.rglob("*.npz")
     whole = file.read_bytes()
     # a dataset of other images but the same hash shows that the cache is what is read
-    other = ImageDataset(255 - dataset.images_NCHW, dataset.labels_N)
+    other = InMemoryDataset(255 - dataset.images_NCHW, dataset.labels_N)
     assert torch.equal(evaluator(feature_network, other, cache=tmp_path).reference.moments.mu_D, expected.moments.mu_D)
     npy = BytesIO()
     np.save(npy, np.zeros(3))
@@ -151,10 +151,10 @@ def test_evaluator_unfit_inputs_are_refused(
     feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
 ) -> None:
     with pytest.raises(InvalidFeatureNetwork):
-        evaluator(feature_network, ImageDataset(dataset.images_NCHW.repeat(1, 3, 1, 1), None))
+        evaluator(feature_network, InMemoryDataset(dataset.images_NCHW.repeat(1, 3, 1, 1), None))
     with pytest.raises(IncompatibleInputs, match="two images"):
-        evaluator(feature_network, ImageDataset(dataset.images_NCHW[:1], None))
-    few = ImageDataset(dataset.images_NCHW[:3], dataset.labels_N)
+        evaluator(feature_network, InMemoryDataset(dataset.images_NCHW[:1], None))
+    few = InMemoryDataset(dataset.images_NCHW[:3], dataset.labels_N)
     with pytest.raises(IncompatibleInputs, match="neighbours"):
         evaluator(feature_network, few).evaluate(model, get_family("edm"), SETTINGS)
     with pytest.raises(InvalidSpec, match="neighbours"):
