@@ -149,6 +149,15 @@ def check_tensors(path: Path, manifest: CheckpointManifest, tensors: Mapping[str
             _require_finite(path, name, piece, is_parameter=name in parameters)
 
 
+def check_fit(path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]) -> None:
+    """Check names, shapes and dtypes alone: nothing of the weights is read.
+
+    Raises:
+        CorruptCheckpoint: The tensors are not those of the manifest's network.
+    """
+    _skeleton(path, manifest, tensors)
+
+
 def save_checkpoint(path: str | Path, model: nn.Module, manifest: CheckpointManifest) -> None:
     """Write a checkpoint, whole or not at all. Equal weights and manifests give equal bytes.
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddo_engine.checkpoint import load_checkpoint
+from ddo_engine.checkpoint import assemble
+from ddo_engine.conversion import open_official
 
 
 def load_model(
@@ -18,7 +19,8 @@ def load_model(
     """Return a checkpoint's network in eval mode.
 
     Args:
-        path: A checkpoint.
+        path: A checkpoint of ours, or one as its authors publish it: ``.pkl`` of EDM and EDM2, ``.pth`` of VAR and
+            VQVAE. What a bare state dict does not say about itself, :func:`ddo_engine.conversion.convert` asks for.
         device: Where the network shall be.
         dtype: What its weights shall be; None for what they are stored in, as official sampling has them.
         autoencoder: Of a model of tokens or latents: the VQVAE or AutoencoderKL that it works behind, or its file. A
@@ -28,7 +30,8 @@ def load_model(
         CorruptCheckpoint: See :func:`ddo_engine.checkpoint.load_checkpoint`.
         IncompatibleInputs: The model needs no autoencoder, or not this one.
     """
-    checkpoint = load_checkpoint(path, device, dtype)
+    official = open_official(path)
+    checkpoint = assemble(Path(path), official.manifest, official.tensors, device, dtype)
     if autoencoder is None:
         return checkpoint.model
     if not isinstance(autoencoder, nn.Module):

@@ -1,0 +1,30 @@
+"""Checkpoints in their authors' formats, in and out; nothing in a file that is read is ever run.
+
+Importing this package does not import torch; the first use of a name below does.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ddo_engine.conversion.converting import convert
+    from ddo_engine.conversion.official_file import OfficialFile, open_official
+    from ddo_engine.conversion.options import ConversionOptions
+    from ddo_engine.conversion.sniffing import FileFormat, sniff
+
+__all__ = ["ConversionOptions", "FileFormat", "OfficialFile", "convert", "open_official", "sniff"]
+
+_HOME = {
+    "ConversionOptions": "options",
+    "FileFormat": "sniffing",
+    "OfficialFile": "official_file",
+    "convert": "converting",
+    "open_official": "official_file",
+    "sniff": "sniffing",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
