@@ -42,7 +42,12 @@ def open_npz(archive: ZipArchive, reading: DatasetReading, max_memory_bytes: int
 def _pixels(archive: ZipArchive, index: int, max_memory_bytes: int) -> npt.NDArray[np.uint8]:
     start = archive.stored_at(index)
     if start is None:
-        data = archive.read(index, min(max_memory_bytes, archive.limits.max_decoded_bytes))
+        if archive.size(index) > max_memory_bytes:
+            raise InvalidDataset(
+                f"{IMAGES!r} is compressed and has {archive.size(index):,} bytes; at most {max_memory_bytes:,} are "
+                "inflated: write it with numpy.savez, uncompressed, so that images are read when they are needed"
+            )
+        data = archive.read(index, max_memory_bytes)
         header = _image_header(archive, index, data[:PREFIX_BYTES])
         flat: npt.NDArray[np.uint8] = np.frombuffer(data, np.uint8, offset=header.data_offset)
         return flat.reshape(header.shape)
