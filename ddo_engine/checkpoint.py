@@ -149,13 +149,16 @@ def check_tensors(path: Path, manifest: CheckpointManifest, tensors: Mapping[str
             _require_finite(path, name, piece, is_parameter=name in parameters)
 
 
-def check_fit(path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]) -> None:
+def check_fit(path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]) -> CheckpointInfo:
     """Check names, shapes and dtypes alone: nothing of the weights is read.
+
+    Returns:
+        What the network is.
 
     Raises:
         CorruptCheckpoint: The tensors are not those of the manifest's network.
     """
-    _skeleton(path, manifest, tensors)
+    return info_of(manifest, _skeleton(path, manifest, tensors)[1])
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, manifest: CheckpointManifest) -> None:

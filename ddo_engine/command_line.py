@@ -1,5 +1,7 @@
 """``python -m ddo_engine COMMAND spec.json --workdir DIR``: events on stdout, log lines on stderr, files in DIR.
 
+The commands of :mod:`ddo_engine.file_commands` take files instead of a spec and have no events.
+
 Exit status: 0 done, 75 interrupted with the state on disk (run the same command again), others in
 :mod:`ddo_engine.errors`; 74 when nobody reads the events any more. Torch is loaded once the spec is known to be good.
 """
@@ -15,6 +17,7 @@ from typing import Any, TextIO
 
 from ddo_engine.errors import EngineError, InvalidSpec
 from ddo_engine.events import EventWriter
+from ddo_engine.file_commands import add_file_commands, is_file_command, run_file_command
 from ddo_engine.interruption import StopRequest
 from ddo_engine.log import log, log_to_stderr
 from ddo_engine.spec import EvaluateSpec, Failed, Finished, GenerateSpec, Settings, TrainSpec, ValidateSpec
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _parser().parse_args(arguments)
     log_to_stderr()
+    if is_file_command(options.command):
+        return run_file_command(options)
     stop = StopRequest()
     stop.install()
     with _event_stream() as stream:
@@ -96,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cache", type=Path, help="folder for statistics that later runs use again")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--threads", type=_positive, help="CPU threads; another number may change the last bits")
+    add_file_commands(commands)
     return parser
 
 

@@ -8,17 +8,37 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddo_engine.conversion.converting import convert
+    from ddo_engine.conversion.exporting import export
     from ddo_engine.conversion.official_file import OfficialFile, open_official
     from ddo_engine.conversion.options import ConversionOptions
+    from ddo_engine.conversion.report import CheckpointReport, inspect_checkpoint
+    from ddo_engine.conversion.sandbox import SandboxLimits, convert_in_sandbox
     from ddo_engine.conversion.sniffing import FileFormat, sniff
 
-__all__ = ["ConversionOptions", "FileFormat", "OfficialFile", "convert", "open_official", "sniff"]
+__all__ = [
+    "CheckpointReport",
+    "ConversionOptions",
+    "FileFormat",
+    "OfficialFile",
+    "SandboxLimits",
+    "convert",
+    "convert_in_sandbox",
+    "export",
+    "inspect_checkpoint",
+    "open_official",
+    "sniff",
+]
 
 _HOME = {
+    "CheckpointReport": "report",
     "ConversionOptions": "options",
     "FileFormat": "sniffing",
     "OfficialFile": "official_file",
+    "SandboxLimits": "sandbox",
     "convert": "converting",
+    "convert_in_sandbox": "sandbox",
+    "export": "exporting",
+    "inspect_checkpoint": "report",
     "open_official": "official_file",
     "sniff": "sniffing",
 }
