@@ -14,16 +14,15 @@ _EPS = 1e-4
 _SILU_STD = 0.596  # of silu(x), x ~ N(0, 1)
 
 
+def magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Return the root mean square over ``dim``, kept as 1, plus 1e-4; float32 whatever ``x`` is."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
+    return norm * math.sqrt(norm.numel() / x.numel()) + _EPS
+
+
 def normalise(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Return ``x`` at unit root mean square over ``dim``; the norm is taken in float32 whatever ``x`` is."""
-    norm = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
-    root_mean_square = norm * math.sqrt(norm.numel() / x.numel())
-    return x / (root_mean_square + _EPS).to(x.dtype)
-
-
-def normalise_rows(weight: Tensor) -> Tensor:
-    """Return a weight with every output's inputs at unit root mean square, float32."""
-    return normalise(weight.to(torch.float32), dim=tuple(range(1, weight.ndim)))
+    """Return ``x`` at unit magnitude over ``dim``, in its own dtype."""
+    return x / magnitude(x, dim).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
@@ -95,12 +94,17 @@ class MPConv(nn.Module):
         return functional.conv2d(x, weight, padding=weight.shape[-1] // 2)
 
     def _effective_weight(self, gain: Tensor | float) -> Tensor:
-        weight = self.weight.to(torch.float32)
         if self.training:
             self.normalise_()
-        return normalise_rows(weight) * (gain / math.sqrt(weight[0].numel()))
+        weight = self.weight.to(torch.float32)
+        # One factor a row, so that weights are gone through once; they are most of the work of a small batch.
+        return weight * ((gain / math.sqrt(weight[0].numel())) / magnitude(weight, self._row))
 
     @torch.no_grad()
     def normalise_(self) -> None:
         """Overwrite the stored weight by the normalised one."""
-        self.weight.copy_(normalise_rows(self.weight))
+        self.weight.copy_(normalise(self.weight.to(torch.float32), self._row))
+
+    @property
+    def _row(self) -> tuple[int, ...]:
+        return tuple(range(1, self.weight.ndim))
