@@ -5,13 +5,13 @@ ever extracted to disk.
 """
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Protocol
 
 from ddo_engine.data.limits import DatasetLimits
 from ddo_engine.errors import InvalidDataset
 
 MAX_NAME_LENGTH = 1024
+_ODD_PARTS = frozenset({"", ".", ".."})
 
 
 class Archive(Protocol):
@@ -68,8 +68,9 @@ class NameChecker:
         Raises:
             InvalidDataset: Naming the file and what to do.
         """
-        parts = PurePosixPath(name).parts
-        if not name.isprintable() or "\\" in name or name.startswith("/") or ".." in parts or ":" in name:
+        # a leading or doubled slash leaves an empty part
+        is_odd = not _ODD_PARTS.isdisjoint(name.split("/"))
+        if is_odd or not name.isprintable() or "\\" in name or ":" in name:
             raise InvalidDataset(
                 f"{name[:200]!r} is not a plain relative name: rename it to something like 00000/img00000000.png"
             )

@@ -37,6 +37,9 @@ class ImageDataset(Protocol):
     def batch(self, indices: Tensor | Sequence[int]) -> LabelledImages:
         """Return images and labels at ``indices``, in that order, repeats included.
 
+        Args:
+            indices: 0 … N − 1.
+
         Returns:
             Images uint8 of shape (B, C, H, W), or moments of latents float32 of shape (B, 2C, H, W).
         """

@@ -17,6 +17,7 @@ _PNG_COLOURS = {0: "grey", 2: "rgb", 3: "palette", 4: "transparent", 6: "transpa
 _JPEG_COLOURS = {1: "grey", 3: "rgb", 4: "cmyk"}
 _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressive Huffman: what libjpeg decodes
 _JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
+_MAX_PASSES = 8  # over the pixels of the largest image: each scan costs as much as a whole one
 _JPEG_SCAN = b"\xff\xda"
 
 
@@ -59,9 +60,12 @@ def read_image_header(name: str, data: bytes, limits: DatasetLimits) -> ImageHea
         raise InvalidDataset(f"{name!r} has no pixels: write it again or remove it")
     if max(header.width, header.height) > limits.max_aspect_ratio * min(header.width, header.height):
         raise InvalidDataset(f"{name!r} is {header.width}x{header.height}, a mere line: crop it or remove it")
-    # in compressed data 0xFF is followed by 0x00, so that this pair is a marker
-    if header.format == "JPEG" and data.count(_JPEG_SCAN) > limits.max_jpeg_scans:
-        raise InvalidDataset(f"{name!r} is a JPEG of more than {limits.max_jpeg_scans} scans: save it as a plain one")
+    if header.format == "JPEG":
+        # in compressed data 0xFF is followed by 0x00, so that this pair is a marker
+        num_scans = data.count(_JPEG_SCAN)
+        num_passes = num_scans * header.width * header.height
+        if num_scans > limits.max_jpeg_scans or num_passes > _MAX_PASSES * limits.max_image_pixels:
+            raise InvalidDataset(f"{name!r} is a JPEG of {num_scans} scans: save it as a plain one")
     return header
 
 

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 import torch
 from torch import Tensor
@@ -73,21 +72,22 @@ def labels_from_folders(names: Sequence[str]) -> tuple[Tensor | None, tuple[str,
     Raises:
         InvalidDataset: Not all items lie one level below the same folder.
     """
-    parents = [PurePosixPath(name).parent for name in names]
-    expected = parents[0].parent
-    if all(parent == PurePosixPath() for parent in parents):
+    parents = [name.rpartition("/")[0] for name in names]
+    if not any(parents):
         return None, ()
+    outer = parents[0].rpartition("/")[0]
     for name, parent in zip(names, parents, strict=True):
-        if parent.parent != expected or parent == PurePosixPath():
+        if parent == "" or parent.rpartition("/")[0] != outer:
             raise InvalidDataset(
-                f"{name!r} does not lie at the level of {names[0]!r}: put all images into one folder per class, or all "
-                f"outside of folders, or add a {LABELS_FILE}"
+                f"{name!r} lies at another level than other images: put all into one folder per class, or all outside "
+                f"of folders, or add a {LABELS_FILE}"
             )
-    folders = sorted({parent.name for parent in parents})
-    class_of = {folder: index for index, folder in enumerate(folders)}
+    folders = sorted(set(parents))
     if len(folders) > MAX_LABEL + 1:
         raise InvalidDataset(f"there are {len(folders):,} class folders; at most {MAX_LABEL + 1:,} classes are read")
-    return torch.tensor([class_of[parent.name] for parent in parents], dtype=torch.int64), tuple(folders)
+    class_of = {folder: index for index, folder in enumerate(folders)}
+    labels_N = torch.tensor([class_of[parent] for parent in parents], dtype=torch.int64)
+    return labels_N, tuple(folder.rpartition("/")[2] for folder in folders)
 
 
 def _parse_rows(rows: object, names: frozenset[str]) -> dict[str, int]:

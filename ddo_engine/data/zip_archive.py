@@ -206,7 +206,8 @@ class ZipArchive:
             )
         if entry.method not in (STORED, DEFLATED):
             raise InvalidDataset(f"{name!r} is compressed in a way that is not read: store it uncompressed")
-        if entry.method == STORED and size != compressed:
+        # deflate adds five bytes for each block that it cannot shorten
+        if (entry.method == STORED and size != compressed) or compressed > size + size // 64 + 1024:
             raise _damaged(name, "it has two different sizes")
         if size > _SMALL and size > self.limits.max_compression_ratio * compressed:
             raise InvalidDataset(f"{name!r} is compressed suspiciously well: store it uncompressed")
