@@ -9,7 +9,8 @@ from PIL import Image
 
 from ddo_engine.data import load_dataset, write_dataset
 from ddo_engine.errors import InvalidDataset
-from ddo_engine.spec import DatasetReading
+from ddo_engine.evaluation import Evaluator, load_features
+from ddo_engine.spec import DatasetReading, HeunSettings
 from tests.engine_inputs import results, run_in_process
 
 READING = {"resolution": 4, "transform": "center-crop", "convert": "grey"}
@@ -40,16 +41,12 @@ def test_training_on_photographs_equals_training_on_the_zip_made_of_them(inputs,
     from_zip = run_in_process("train", train_spec(inputs, dataset=str(tmp_path / "data.zip")), tmp_path / "zip")
     spec = train_spec(inputs, dataset=str(photographs), dataset_reading=READING)
     from_folder = run_in_process("train", spec, tmp_path / "folder")
-    metrics = [
-        [
-            event.get("values", event.get("metrics"))
-            for event in results(events)
-            if event["type"] in {"metric", "evaluation"}
-        ]
+    numbers = [
+        [event[key] for event in results(events) for key in ("values", "metrics") if key in event]
         for events in (from_folder, from_zip)
     ]
-    assert metrics[0] == metrics[1]
-    assert len(metrics[0]) > 1
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0]) > 1
 
 
 def test_protocol_names_what_was_done_to_the_images(inputs, photographs, tmp_path):
@@ -64,9 +61,6 @@ def test_protocol_names_what_was_done_to_the_images(inputs, photographs, tmp_pat
 
 def test_cached_statistics_are_of_one_reading(inputs, photographs, tmp_path):
     """A cache that knew only the file would give the second protocol the statistics of the first."""
-    from ddo_engine.evaluation import Evaluator, load_features
-    from ddo_engine.spec import HeunSettings
-
     features = load_features(inputs.feature_network)
     means = []
     for transform in ("center-crop", "var"):
@@ -74,9 +68,8 @@ def test_cached_statistics_are_of_one_reading(inputs, photographs, tmp_path):
         dataset = load_dataset(photographs, reading)
         evaluator = Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, tmp_path / "cache", reading)
         means.append(evaluator.reference.moments.mu_D)
-        assert torch.equal(
-            means[-1], Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, None).reference.moments.mu_D
-        )
+        uncached = Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, None)
+        assert torch.equal(means[-1], uncached.reference.moments.mu_D)
     assert not torch.equal(means[0], means[1])
 
 
