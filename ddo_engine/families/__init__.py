@@ -8,7 +8,12 @@ from ddo_engine.errors import CorruptCheckpoint
 if TYPE_CHECKING:
     from ddo_engine.families.protocol import Family
 
-_MODULES = {"diffusers": "ddo_engine.families.diffusers", "edm": "ddo_engine.families.edm", "edm2": "ddo_engine.families.edm2"}
+_MODULES = {
+    "diffusers": "ddo_engine.families.diffusers",
+    "edm": "ddo_engine.families.edm",
+    "edm2": "ddo_engine.families.edm2",
+    "var": "ddo_engine.families.var",
+}
 
 
 def get_family(name: str) -> "Family":
