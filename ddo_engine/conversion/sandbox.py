@@ -21,6 +21,7 @@ from pydantic import Field
 
 from ddo_engine.conversion.options import ConversionOptions
 from ddo_engine.errors import CorruptCheckpoint, EngineError, InvalidSpec, OutOfMemory
+from ddo_engine.files import size_of_tree
 from ddo_engine.spec import Settings
 
 _GIB = 1 << 30
@@ -82,7 +83,7 @@ def convert_in_sandbox(
 
 def _needed_bytes(source: Path) -> int:
     try:
-        return source.stat().st_size * 2 + (1 << 26)
+        return size_of_tree(source) * 2 + (1 << 26)
     except OSError as error:
         raise CorruptCheckpoint(f"{source} cannot be opened ({error.strerror}): check the path") from error
 

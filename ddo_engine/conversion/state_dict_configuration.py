@@ -7,14 +7,13 @@ from typing import Any
 
 from ddo_engine.conversion.options import FAMILY_OF_CLASS, ConversionOptions
 from ddo_engine.conversion.refusal import damaged
-from ddo_engine.errors import CorruptCheckpoint, InvalidSpec
+from ddo_engine.errors import CorruptCheckpoint, EngineError, InvalidSpec
 from ddo_engine.stored_tensor import StoredTensor
 
 OFFICIAL_PATCH_NUMS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 _OFFICIAL_NORM_EPS = 1e-6
 _OFFICIAL_CHANNELS_PER_HEAD = 64
 _OFFICIAL_COND_DROP_RATE = 0.1
-_OFFICIAL_DROP_PATH_RATE = 0.1 / 24  # times the depth
 _OFFICIAL_QUANT_RESI = 0.5
 _MOST_TOKENS = 1 << 20
 
@@ -40,6 +39,8 @@ def network_of_state_dict(tensors: Tensors, options: ConversionOptions, path: Pa
             return "var", _var(tensors, options, path)
         if {"encoder.conv_in.weight", "quantize.embedding.weight"} <= tensors.keys():
             return "var", _vqvae(tensors, options)
+    except EngineError:
+        raise
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise damaged(path.name, f"a tensor of its network is missing or has another shape ({error})") from error
     if any(name.startswith(("model.", "unet.")) for name in tensors):
@@ -68,7 +69,7 @@ def _var(tensors: Tensors, options: ConversionOptions, path: Path) -> dict[str, 
         "norm_eps": _OFFICIAL_NORM_EPS,
         "shared_aln": "shared_ada_lin.1.weight" in tensors,
         "cond_drop_rate": _OFFICIAL_COND_DROP_RATE,
-        "drop_path_rate": _OFFICIAL_DROP_PATH_RATE * depth,
+        "drop_path_rate": 0.1 * depth / 24,
         "attn_l2_norm": scales is not None,
         "patch_nums": list(_patch_nums_of_var(tensors, options, path)),
         "vocab_size": tensors["head.weight"].shape[0],
@@ -79,17 +80,15 @@ def _var(tensors: Tensors, options: ConversionOptions, path: Path) -> dict[str, 
 def _patch_nums_of_var(tensors: Tensors, options: ConversionOptions, path: Path) -> tuple[int, ...]:
     num_tokens, num_scales = tensors["pos_1LC"].shape[1], tensors["lvl_embed.weight"].shape[0]
     levels = tensors.get("lvl_1L")
-    if options.patch_nums is not None:
-        patch_nums = options.patch_nums
-    elif levels is not None and levels.shape == (1, num_tokens) and num_tokens <= _MOST_TOKENS:
+    if options.patch_nums is None and levels is not None and levels.shape == (1, min(num_tokens, _MOST_TOKENS)):
         # The buffer names the scale of every token.
         counts = levels.read().flatten().long().clamp(0, num_scales).bincount(minlength=num_scales).tolist()
         patch_nums = tuple(round(count**0.5) for count in counts)
-    else:
-        patch_nums = OFFICIAL_PATCH_NUMS
-    if len(patch_nums) != num_scales or sum(side * side for side in patch_nums) != num_tokens:
-        if options.patch_nums is None and levels is not None:
+        if len(counts) != num_scales or [side * side for side in patch_nums] != counts:
             raise damaged(path.name, "lvl_1L does not name the scales of its tokens")
+        return patch_nums
+    patch_nums = options.patch_nums or OFFICIAL_PATCH_NUMS
+    if len(patch_nums) != num_scales or sum(side * side for side in patch_nums) != num_tokens:
         raise _other_scales(num_scales, f" and {num_tokens} tokens")
     return patch_nums
 

@@ -44,7 +44,9 @@ def _directory(file: BinaryIO, size: int, name: str) -> tuple[int, bytes]:
     at = tail.rfind(_END)
     if at < 0:
         raise damaged(name, "its zip directory is missing: it is truncated")
-    count, length, offset = struct.unpack("<10xHII", tail[at : at + _END_BYTES - 2])
+    count, length, offset, comment_length = struct.unpack("<10xHIIH", tail[at : at + _END_BYTES])
+    if at + _END_BYTES + comment_length != len(tail):
+        raise damaged(name, "its zip directory does not end where the file does")
     if (at := at + start - _LOCATOR_BYTES) >= 0 and (locator := _read(file, at, _LOCATOR_BYTES))[:4] == _LOCATOR64:
         (end64,) = struct.unpack("<8xQ4x", locator)
         record = _read(file, min(end64, size), _END64_BYTES)
