@@ -23,7 +23,7 @@ _CONFIG_HELP = "JSON file of the network's constructor arguments, class_name amo
 
 def add_file_commands(commands: Any) -> None:
     """Add the commands to the subparsers of the command line."""
-    convert = _command(commands, "convert", "Make a checkpoint of ours from an official .pkl, .pth or .safetensors.")
+    convert = _command(commands, "convert", "Make a checkpoint of ours from an official file or folder.")
     convert.add_argument("source", type=Path)
     convert.add_argument("destination", type=Path, help="ends in .safetensors by custom; replaced if it exists")
     _add_options(convert)
@@ -66,7 +66,9 @@ def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
 
 
 def _add_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--family", choices=("edm", "edm2", "var"), help="refuse a checkpoint of another family")
+    command.add_argument(
+        "--family", choices=("diffusers", "edm", "edm2", "var"), help="refuse a checkpoint of another family"
+    )
     command.add_argument("--config", type=Path, help=_CONFIG_HELP)
     command.add_argument(
         "--patch-nums", help="tokens along the side of each scale, as in 1,2,3, of a VAR or VQVAE of another size"
@@ -92,7 +94,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     from ddo_engine.data import inspect_dataset  # noqa: PLC0415  (numpy)
 
     report: Settings
-    if options.source.is_dir() or sniff(options.source) is None:
+    if sniff(options.source) is None:
         report = inspect_dataset(options.source)
         return {"kind_of_file": "dataset", **report.model_dump(mode="json")}
     report = inspect_checkpoint(options.source, _conversion_options(options))

@@ -19,6 +19,6 @@ class ConversionOptions(Settings):
         patch_nums: Tokens along the side of every scale, of a VAR or VQVAE state dict that is not of the official size.
     """
 
-    family: Literal["edm", "edm2", "var"] | None = None
+    family: Literal["diffusers", "edm", "edm2", "var"] | None = None
     network: dict[str, Any] | None = None
     patch_nums: PatchNums | None = Field(default=None, min_length=1, max_length=64)

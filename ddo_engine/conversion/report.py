@@ -10,7 +10,7 @@ from ddo_engine.conversion.official_file import open_official
 from ddo_engine.conversion.options import ConversionOptions
 from ddo_engine.conversion.sniffing import FileFormat
 from ddo_engine.families.diffusion.space import LatentScaling
-from ddo_engine.files import sha256_of
+from ddo_engine.files import sha256_of_tree, size_of_tree
 from ddo_engine.spec import CheckpointInfo, Settings
 from ddo_engine.tensor_file import dtype_code
 
@@ -47,8 +47,8 @@ def inspect_checkpoint(path: str | Path, options: ConversionOptions | None = Non
     return CheckpointReport(
         name=path.name,
         format=official.format,
-        size_bytes=path.stat().st_size,
-        sha256=sha256_of(path),
+        size_bytes=size_of_tree(path),
+        sha256=sha256_of_tree(path),
         info=check_fit(path, official.manifest, official.tensors),
         num_tensors=len(codes),
         dtypes={code: codes.count(code) for code in sorted(set(codes))},

@@ -17,6 +17,7 @@ class FileFormat(StrEnum):
     NVLABS_PICKLE = "nvlabs-pickle"
     TORCH_ZIP = "torch-zip"
     TORCH_LEGACY = "torch-legacy"
+    DIFFUSERS_FOLDER = "diffusers-folder"
 
 
 def sniff(path: Path) -> FileFormat | None:
@@ -27,6 +28,8 @@ def sniff(path: Path) -> FileFormat | None:
     Raises:
         CorruptCheckpoint: The file cannot be opened.
     """
+    if path.is_dir():
+        return FileFormat.DIFFUSERS_FOLDER if is_model_folder(path) else None
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -41,3 +44,15 @@ def sniff(path: Path) -> FileFormat | None:
     if head[:1] == b"\x80" and head[2:].startswith(_PICKLED_MAGIC):
         return FileFormat.TORCH_LEGACY
     return FileFormat.NVLABS_PICKLE if head[:1] == b"\x80" else None
+
+
+def is_model_folder(path: Path) -> bool:
+    """Return whether a folder, or the only folder in it, is one that the diffusers library saved a model in."""
+    inner = without_wrapper(path)
+    return any((inner / name).is_file() for name in ("model_index.json", "config.json", "unet/config.json"))
+
+
+def without_wrapper(folder: Path) -> Path:
+    """Return the only folder in a folder, as archives often have one around everything; else the folder itself."""
+    entries = list(folder.iterdir())
+    return entries[0] if len(entries) == 1 and entries[0].is_dir() and entries[0].name != "unet" else folder
