@@ -55,6 +55,7 @@ def decode_image(name: str, data: bytes, reading: DatasetReading, limits: Datase
     _check_colours(name, header, reading)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata, which is not used
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(data), formats=(header.format,)) as image:
                 _check_agrees(name, image, header)
