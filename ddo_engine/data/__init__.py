@@ -4,12 +4,11 @@ from ddo_engine.data.dataset import ChainedDataset, ImageDataset, InMemoryDatase
 from ddo_engine.data.grey_levels import grey_values, has_grey_levels, round_to_grey_levels
 from ddo_engine.data.limits import DatasetLimits
 from ddo_engine.data.reader import load_dataset
-from ddo_engine.data.report import ClassCount, DatasetReport, inspect_dataset
-from ddo_engine.data.writer import write_dataset, write_latents
+from ddo_engine.data.report import DatasetReport, inspect_dataset
+from ddo_engine.data.writer import write_dataset, write_latents, write_latents_in_batches
 
 __all__ = [
     "ChainedDataset",
-    "ClassCount",
     "DatasetLimits",
     "DatasetReport",
     "ImageDataset",
@@ -22,4 +21,5 @@ __all__ = [
     "round_to_grey_levels",
     "write_dataset",
     "write_latents",
+    "write_latents_in_batches",
 ]

@@ -18,14 +18,6 @@ from ddo_engine.spec import DatasetReading, Settings, Sha256
 MAX_INSPECTED = 10_000
 
 
-class ClassCount(Settings):
-    """One class of a dataset."""
-
-    index: int
-    name: str | None = Field(description="Its folder; null where the format knows only numbers.")
-    num_images: int
-
-
 class DatasetReport(Settings):
     """Result of inspecting a dataset."""
 
@@ -42,7 +34,9 @@ class DatasetReport(Settings):
     )
     num_pixel_values: int | None = Field(description="Different pixel values, at most 256.")
     num_classes: int = Field(description="Highest class plus one; 0 without labels.")
-    classes: tuple[ClassCount, ...]
+    class_counts: dict[str, int] = Field(
+        description="Images per class in order of the index, under the name of its folder or else the index."
+    )
     size_bytes: int
     sha256: Sha256 | None = None
 
@@ -81,7 +75,7 @@ def inspect_dataset(
         else:
             kind = "latents"
     sizes = sorted({(width, height) for _, height, width in shapes}, key=lambda size: (size[0] * size[1], size))
-    classes = _classes(items)
+    class_counts = _class_counts(items)
     return DatasetReport(
         path=str(path),
         format=items.format,
@@ -93,20 +87,17 @@ def inspect_dataset(
         num_inspected=len(indices),
         grey_levels=_fewest_grey_levels(histogram_V) if kind == "images" else None,
         num_pixel_values=int((histogram_V > 0).sum()) if kind == "images" else None,
-        num_classes=len(classes),
-        classes=classes,
+        num_classes=len(class_counts),
+        class_counts=class_counts,
         size_bytes=size_of_tree(path),
         sha256=sha256_of_tree(path) if with_sha256 else None,
     )
 
 
-def _classes(items: Items) -> tuple[ClassCount, ...]:
+def _class_counts(items: Items) -> dict[str, int]:
     labels_N, names = items.labels.labels_N, items.labels.class_names
     counts = [] if labels_N is None else torch.bincount(labels_N).tolist()
-    return tuple(
-        ClassCount(index=index, name=names[index] if names else None, num_images=count)
-        for index, count in enumerate(counts)
-    )
+    return {names[index] if names else str(index): count for index, count in enumerate(counts)}
 
 
 def _fewest_grey_levels(histogram_V: npt.NDArray[np.int64]) -> int:

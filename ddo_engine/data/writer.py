@@ -2,7 +2,7 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -51,16 +51,44 @@ def write_latents(path: str | Path, moments_N2CHW: Tensor, labels_N: Tensor | No
     Raises:
         ValueError: The tensors are not as described.
     """
-    _check_moments(moments_N2CHW, labels_N)
-    moments = moments_N2CHW.cpu().contiguous().numpy()
+    _check_moments(moments_N2CHW)
+    write_latents_in_batches(path, [moments_N2CHW], len(moments_N2CHW), labels_N)
+
+
+def write_latents_in_batches(
+    path: str | Path, batches: Iterable[Tensor], num_images: int, labels_N: Tensor | None
+) -> None:
+    """Write the zip of :func:`write_latents` with one batch of it in memory at a time.
+
+    Args:
+        path: Replaced atomically.
+        batches: Moments as there, ``num_images`` in all.
+        num_images: N.
+        labels_N: As there.
+
+    Raises:
+        ValueError: As there, or there are more or fewer moments.
+    """
+    _check_labels(labels_N, num_images)
+    arrays = _npy_files(batches)
+    names = [f"{index // 1000:05d}/img-mean-std-{index:08d}.npy" for index in range(num_images)]
 
     def npy(index: int) -> bytes:
-        buffer = BytesIO()
-        np.save(buffer, moments[index], allow_pickle=False)
-        return buffer.getvalue()
+        content = next(arrays, None)
+        if content is None or (index == num_images - 1 and next(arrays, None) is not None):
+            raise ValueError(f"there are more or fewer moments than the {num_images} that were announced")
+        return content
 
-    names = [f"{index // 1000:05d}/img-mean-std-{index:08d}.npy" for index in range(len(moments))]
     _write_zip(Path(path), names, npy, labels_N)
+
+
+def _npy_files(batches: Iterable[Tensor]) -> Iterator[bytes]:
+    for moments_B2CHW in batches:
+        _check_moments(moments_B2CHW)
+        for moments in moments_B2CHW.cpu().contiguous().numpy():
+            buffer = BytesIO()
+            np.save(buffer, moments, allow_pickle=False)
+            yield buffer.getvalue()
 
 
 def _write_zip(path: Path, names: Sequence[str], content: Callable[[int], bytes], labels_N: Tensor | None) -> None:
@@ -87,7 +115,7 @@ def _check(images_NCHW: Tensor, labels_N: Tensor | None) -> None:
     _check_labels(labels_N, num_images)
 
 
-def _check_moments(moments_N2CHW: Tensor, labels_N: Tensor | None) -> None:
+def _check_moments(moments_N2CHW: Tensor) -> None:
     if moments_N2CHW.dtype != torch.float32 or moments_N2CHW.dim() != 4:
         raise ValueError(
             f"moments must be float32 of shape (N, 2C, H, W), not {moments_N2CHW.dtype} {tuple(moments_N2CHW.shape)}"
@@ -97,7 +125,6 @@ def _check_moments(moments_N2CHW: Tensor, labels_N: Tensor | None) -> None:
         raise ValueError(f"moments must be square with an even number of channels; got {tuple(moments_N2CHW.shape)}")
     if not bool(torch.isfinite(moments_N2CHW).all()) or bool((moments_N2CHW[:, channels // 2 :] < 0).any()):
         raise ValueError("moments must be finite, and standard deviations not negative")
-    _check_labels(labels_N, num_images)
 
 
 def _check_labels(labels_N: Tensor | None, num_images: int) -> None:
