@@ -59,3 +59,11 @@ def test_mlp_every_parameter_gets_a_gradient():
     model = randomised()
     model.denoise(torch.randn(4, 1, 8, 8), torch.ones(4), torch.arange(4)).square().sum().backward()
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@torch.no_grad()
+def test_mlp_with_weights_stored_in_half_precision_computes_in_float32():
+    model = randomised().half()
+    x, sigma, labels = torch.randn(4, 1, 8, 8), torch.tensor([0.01, 0.3, 2.0, 70.0]), torch.arange(4)
+    F = model.free_form(x, sigma, labels)
+    torch.testing.assert_close(F, model.float().free_form(x, sigma, labels))

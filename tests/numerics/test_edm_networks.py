@@ -104,6 +104,31 @@ def test_unet_block_equals_official(block):
     assert_golden(module(tensor(name, f"{block}_x"), tensor(name, f"{block}_emb")), arrays(name)[f"{block}_out"])
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_edm_precond_with_weights_stored_in_half_precision_computes_in_float32(name):
+    # the golden weights are representable in float16
+    model = golden_model(name).half()
+    assert_golden(model.free_form(*inputs(name)), arrays(name)["F"])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@torch.no_grad()
+def test_song_unet_in_float16_is_close_to_float32_and_only_used_where_the_checkpoint_allows_it(name):
+    model = golden_model(name)
+    model.compute_dtype = torch.float16
+    assert_golden(model.denoise(*inputs(name)), arrays(name)["D"])
+    model.use_fp16 = True
+    difference = (model.denoise(*inputs(name)) - tensor(name, "D")).abs().max()
+    assert 1e-5 < difference < 1e-2
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_song_unet_accepts_what_only_matters_to_official_training(name):
+    config = description(name)["constructor"] | {"label_dropout": 0.1, "use_fp16": True}
+    assert get_family("edm").build(config).use_fp16
+
+
 def test_edm_precond_built_without_augment_dim_refuses_augmentation_labels():
     config = description(NETWORKS[0])["constructor"] | {"augment_dim": 0}
     model = get_family("edm").build(config)
@@ -133,10 +158,11 @@ def test_song_unet_every_parameter_gets_a_gradient(name):
 @pytest.mark.parametrize(
     ("change", "where"),
     [
-        ({"model_type": "DhariwalUNet"}, "model_type"),
+        ({"model_type": "UNet"}, "model_type"),
+        ({"model_type": "DhariwalUNet"}, "network.embedding_type"),
         ({"encoder_type": "skip"}, "encoder_type"),
         ({"decoder_type": "skip"}, "decoder_type"),
-        ({"use_fp16": True}, "use_fp16"),
+        ({"use_fp16": 16}, "network.use_fp16"),
         ({"model_channels": 10**9}, "model_channels"),
         ({"model_channels": 130}, "divisible"),
         ({"num_blocks": 10**9}, "num_blocks"),
@@ -145,7 +171,7 @@ def test_song_unet_every_parameter_gets_a_gradient(name):
         ({"resample_filter": [1, 2, 1]}, "resample_filter"),
         ({"resample_filter": [1, -1]}, "resample_filter"),
         ({"sigma_data": 0}, "sigma_data"),
-        ({"label_dropout": 0.1}, "label_dropout"),
+        ({"label_dropout": 1.1}, "label_dropout"),
         ({"class_name": "torch.nn.Linear"}, "class_name"),
     ],
 )

@@ -1,5 +1,8 @@
 """Building blocks of the U-Nets. Parameter names and shapes are those of the official checkpoints.
 
+Whatever dtype they are stored in, parameters take part in that of the activations, as in the official code: float16
+activations meet float32 weights while sampling, and the other way round when a checkpoint stores float16.
+
 Shapes: B batch, C channels, H height, W width.
 """
 
@@ -10,18 +13,36 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
+class Linear(nn.Linear):
+    """torch's, in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output, shape (..., out_features)."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, self.weight.to(x.dtype), bias)
+
+
+class GroupNorm(nn.GroupNorm):
+    """torch's, in the dtype of its input."""
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Return the normalised image."""
+        dtype = x_BCHW.dtype
+        return functional.group_norm(x_BCHW, self.num_groups, self.weight.to(dtype), self.bias.to(dtype), self.eps)
+
+
+def linear(in_features: int, out_features: int, *, bias: bool = True) -> Linear:
     """Return a linear layer with Xavier-uniform weights and zero bias."""
-    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer = Linear(in_features, out_features, bias=bias)
     nn.init.xavier_uniform_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
 
 
-def group_norm(num_channels: int, eps: float) -> nn.GroupNorm:
+def group_norm(num_channels: int, eps: float) -> GroupNorm:
     """Return a group norm with at least four channels a group and at most 32 groups."""
-    return nn.GroupNorm(min(32, num_channels // 4), num_channels, eps=eps)
+    return GroupNorm(min(32, num_channels // 4), num_channels, eps=eps)
 
 
 class Conv2d(nn.Module):
@@ -77,11 +98,12 @@ class Conv2d(nn.Module):
     def _convolved(self, x: Tensor, margin: int = 0) -> Tensor:
         if self.weight is None:
             return x
-        return functional.conv2d(x, self.weight, self.bias, padding=self.weight.shape[-1] // 2 + margin)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.conv2d(x, self.weight.to(x.dtype), bias, padding=self.weight.shape[-1] // 2 + margin)
 
     def _resampled(self, x: Tensor, resample_filter: Tensor, padding: int) -> Tensor:
         channels = x.shape[1]
-        weight = resample_filter.expand(channels, 1, -1, -1)
+        weight = resample_filter.to(x.dtype).expand(channels, 1, -1, -1)
         if self.up:
             # each output pixel sees a quarter of the taps
             return functional.conv_transpose2d(x, weight * 4, stride=2, padding=padding, groups=channels)
@@ -106,6 +128,9 @@ class UNetBlock(nn.Module):
         resample_filter: Taps of the low-pass filter.
         resample_proj: Put a 1x1 convolution into the skip branch of a resampling block.
         adaptive_scale: The embedding scales and shifts; otherwise it is added.
+
+    Raises:
+        ValueError: The channels do not divide into heads, or into the groups of a norm.
 
     Source: arXiv:2206.00364, appendix F (configurations of table 7).
     """
@@ -132,6 +157,8 @@ class UNetBlock(nn.Module):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.num_heads = (num_heads or out_channels // channels_per_head) if attention else 0
+        if self.num_heads and out_channels % self.num_heads:
+            raise ValueError(f"{out_channels} channels do not divide into {self.num_heads} attention heads")
         self.dropout = dropout
         self.skip_scale = skip_scale
         self.adaptive_scale = adaptive_scale
@@ -153,7 +180,7 @@ class UNetBlock(nn.Module):
     def forward(self, x_BCHW: Tensor, emb_BE: Tensor) -> Tensor:
         """Return the block's output, shape (B, out_channels, H', W')."""
         hidden = self.conv0(functional.silu(self.norm0(x_BCHW)))
-        modulation = self.affine(emb_BE)[:, :, None, None]
+        modulation = self.affine(emb_BE)[:, :, None, None].to(hidden.dtype)
         if self.adaptive_scale:
             scale, shift = modulation.chunk(2, dim=1)
             hidden = functional.silu(shift + self.norm1(hidden) * (scale + 1))
@@ -170,6 +197,8 @@ class UNetBlock(nn.Module):
         # The official layout of the 3C channels: head, channel of the head, one of q, k, v.
         qkv = self.qkv(self.norm2(x_BCHW)).reshape(B, self.num_heads, C // self.num_heads, 3, H * W)
         q, k, v = qkv.unbind(3)
-        weights = (q.transpose(-2, -1) @ (k / k.shape[2] ** 0.5)).softmax(dim=-1)
+        # Logits and softmax in float32: float16 would overflow.
+        q, k = q.to(torch.float32), (k / k.shape[2] ** 0.5).to(torch.float32)
+        weights = (q.transpose(-2, -1) @ k).softmax(dim=-1).to(v.dtype)
         mixed: Tensor = v @ weights.transpose(-2, -1)
         return mixed.reshape(B, C, H, W)

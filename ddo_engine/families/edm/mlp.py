@@ -4,7 +4,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddo_engine.families.edm.embeddings import PositionalEmbedding
+from ddo_engine.families.edm.layers import Linear
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
+
+
+class LayerNorm(nn.LayerNorm):
+    """torch's, in the dtype of its input."""
+
+    def forward(self, hidden_BW: Tensor) -> Tensor:
+        """Return the normalised hidden state."""
+        weight, bias = self.weight.to(hidden_BW.dtype), self.bias.to(hidden_BW.dtype)
+        return functional.layer_norm(hidden_BW, self.normalized_shape, weight, bias, self.eps)
 
 
 class ResidualBlock(nn.Module):
@@ -12,10 +22,10 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.first = nn.Linear(width, width)
-        self.modulation = nn.Linear(width, width)
-        self.second = nn.Linear(width, width)
+        self.norm = LayerNorm(width)
+        self.first = Linear(width, width)
+        self.modulation = Linear(width, width)
+        self.second = Linear(width, width)
 
     def forward(self, hidden_BW: Tensor, embedding_BW: Tensor) -> Tensor:
         """Return the updated hidden state, shape (B, width)."""
@@ -30,13 +40,13 @@ class ResidualMLP(nn.Module):
     def __init__(self, num_values: int, label_dim: int, width: int, num_blocks: int, embedding_channels: int) -> None:
         super().__init__()
         self.map_noise = PositionalEmbedding(embedding_channels)
-        self.map_label = nn.Linear(label_dim, embedding_channels, bias=False) if label_dim else None
-        self.map_layer0 = nn.Linear(embedding_channels, width)
-        self.map_layer1 = nn.Linear(width, width)
-        self.input = nn.Linear(num_values, width)
+        self.map_label = Linear(label_dim, embedding_channels, bias=False) if label_dim else None
+        self.map_layer0 = Linear(embedding_channels, width)
+        self.map_layer1 = Linear(width, width)
+        self.input = Linear(num_values, width)
         self.blocks = nn.ModuleList(ResidualBlock(width) for _ in range(num_blocks))
-        self.norm = nn.LayerNorm(width)
-        self.output = nn.Linear(width, num_values)
+        self.norm = LayerNorm(width)
+        self.output = Linear(width, num_values)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ddo_engine.families.diffusion.denoiser import Denoiser
@@ -12,21 +13,31 @@ class PreconditionedDenoiser(Denoiser):
 
     Attributes:
         model: F. Called as ``model(x_BCHW, c_noise_B, one_hot_labels_BK | None, augment_labels_BA | None)``.
+        use_fp16: F computes in ``compute_dtype``; otherwise always in float32.
     """
 
     family: ClassVar[str] = "edm"
 
     def __init__(
-        self, model: nn.Module, *, img_resolution: int, img_channels: int, label_dim: int, sigma_data: float
+        self,
+        model: nn.Module,
+        *,
+        img_resolution: int,
+        img_channels: int,
+        label_dim: int,
+        sigma_data: float,
+        use_fp16: bool = False,
     ) -> None:
         super().__init__(
             img_resolution=img_resolution, img_channels=img_channels, label_dim=label_dim, sigma_data=sigma_data
         )
         self.model = model
+        self.use_fp16 = use_fp16
 
     def network(
         self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None
     ) -> Tensor:
         """See :meth:`ddo_engine.families.diffusion.denoiser.Denoiser.network`."""
-        output: Tensor = self.model(scaled_BCHW, c_noise_B, one_hot_BK, augment_labels_BA)
+        dtype = self.compute_dtype if self.use_fp16 else torch.float32
+        output: Tensor = self.model(scaled_BCHW.to(dtype), c_noise_B, one_hot_BK, augment_labels_BA)
         return output

@@ -156,6 +156,7 @@ class EDMPrecond(PreconditionedDenoiser):
         img_resolution: int,
         img_channels: int,
         label_dim: int = 0,
+        use_fp16: bool = False,
         sigma_data: float = 0.5,
         augment_dim: int = 0,
         model_channels: int = 128,
@@ -175,6 +176,7 @@ class EDMPrecond(PreconditionedDenoiser):
             img_resolution: Height and width.
             img_channels: C.
             label_dim: Number of classes; 0 for an unconditional model.
+            use_fp16: Samplers may let the U-Net compute in float16.
             sigma_data: Standard deviation of the data.
             augment_dim: Number of augmentation labels; 0 for no such input.
             model_channels: Channels of the first convolution.
@@ -209,4 +211,5 @@ class EDMPrecond(PreconditionedDenoiser):
             img_channels=img_channels,
             label_dim=label_dim,
             sigma_data=sigma_data,
+            use_fp16=use_fp16,
         )
