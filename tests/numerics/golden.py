@@ -60,16 +60,20 @@ def assert_golden(actual: Tensor, expected: np.ndarray) -> None:
     np.testing.assert_allclose(actual.detach().cpu().numpy(), expected, rtol=1e-4, atol=2e-5)
 
 
-def hashed_tensor(key: str, shape: tuple[int, ...], salt: int) -> Tensor:
-    """The synthetic weights of golden 20 and later; the rule is stated in their json files."""
-    n = int(np.prod(shape))
+def hashed_uniform(key: str, n: int, salt: int = 0) -> np.ndarray:
+    """The numbers behind golden 20 and later: float32 in [0, 1); the rule is stated in their json files."""
     with np.errstate(over="ignore"):
         stream = np.uint64(zlib.crc32(key.encode()) + (salt << 32)) * np.uint64(0xD1342543DE82EF95)
         z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + stream
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
-    centred = (z >> np.uint64(40)).astype(np.float32) / np.float32(2**24) - np.float32(0.5)
+    return (z >> np.uint64(40)).astype(np.float32) / np.float32(2**24)
+
+
+def hashed_tensor(key: str, shape: tuple[int, ...], salt: int) -> Tensor:
+    """The synthetic weights of golden 20 and later."""
+    centred = hashed_uniform(key, int(np.prod(shape)), salt) - np.float32(0.5)
     if len(shape) >= 2:
         values = centred * np.float32(np.sqrt(12 / np.prod(shape[1:])))
     elif len(shape) == 1:

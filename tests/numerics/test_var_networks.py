@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from ddo_engine.checkpoint import CheckpointManifest, info_of, load_checkpoint, save_checkpoint
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families import get_family
 from tests.numerics.golden import arrays, assert_golden, official_keys, state_dict, tensor
@@ -144,6 +145,19 @@ def test_var_copies_share_the_tokenizer_and_own_none_of_it():
     assert not inside & {id(module) for module in model.tokenizer.modules()}
     assert list(model.state_dict()) == list(state_dict(VAR_GOLDEN))
     assert len(list(model.parameters())) == len(list(get_family("var").build(var_config()).parameters()))
+
+
+def test_var_and_its_tokenizer_come_back_from_checkpoints(tmp_path):
+    model, (tokens, labels) = tiny_var(), golden_inputs()
+    for name, network, config in (("var", model, var_config()), ("vqvae", model.tokenizer, vqvae_config())):
+        save_checkpoint(tmp_path / name, network, CheckpointManifest(family="var", network=config))
+    loaded, vqvae = load_checkpoint(tmp_path / "var"), load_checkpoint(tmp_path / "vqvae")
+    assert (loaded.info.space, loaded.info.img_resolution) == ("tokens", 6)
+    loaded.family.attach_autoencoder(loaded.model, vqvae.model)
+    assert torch.equal(loaded.model.log_likelihood(tokens, labels), model.log_likelihood(tokens, labels))
+    info = info_of(loaded.manifest, loaded.model)
+    assert (info.network, info.img_resolution, info.img_channels, info.label_dim) == ("VAR", 12, 3, 10)
+    assert vqvae.model.is_autoencoder
 
 
 def test_var_reports_pixels_with_a_tokenizer_and_tokens_without():

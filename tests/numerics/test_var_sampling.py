@@ -8,6 +8,7 @@ from ddo_engine.families import get_family
 from ddo_engine.families.var.filtering import filtered
 from ddo_engine.families.var.noise import BatchNoise, SampleNoise
 from ddo_engine.families.var.sampling import ScaleByScale, sample_tokens
+from ddo_engine.sampling import sample
 from ddo_engine.spec import AutoregressiveSettings, HeunSettings
 from tests.numerics.golden import arrays, assert_golden, description, tensor
 from tests.numerics.var_models import VAR_GOLDEN, tiny_var, var_config
@@ -83,6 +84,17 @@ def test_sample_of_a_seed_alone_equals_that_in_a_batch(guidance_scale):
     assert torch.equal(tokens[0][3], tokens[1][0])
     assert torch.equal(tokens[0][[5, 3]], tokens[2])
     assert not torch.equal(tokens[0][3], tokens[0][4])
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 1.5])
+def test_sample_is_the_same_to_the_bit_whatever_the_batch_size(guidance_scale):
+    model, seeds = tiny_var(), range(40, 104)
+    drawn = [
+        sample(model, seeds, sampler=AutoregressiveSettings(guidance_scale=guidance_scale, batch_size=size))
+        for size in (1, 7, 64)
+    ]
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
 
 
 def test_sample_draws_the_labels_it_is_not_given_from_the_seeds():
