@@ -5,7 +5,7 @@ from ddo_engine.data.grey_levels import grey_values, has_grey_levels, round_to_g
 from ddo_engine.data.limits import DatasetLimits
 from ddo_engine.data.reader import load_dataset
 from ddo_engine.data.report import DatasetReport, inspect_dataset
-from ddo_engine.data.writer import write_dataset, write_latents, write_latents_in_batches
+from ddo_engine.data.writer import write_dataset, write_latents
 
 __all__ = [
     "ChainedDataset",
@@ -21,5 +21,4 @@ __all__ = [
     "round_to_grey_levels",
     "write_dataset",
     "write_latents",
-    "write_latents_in_batches",
 ]

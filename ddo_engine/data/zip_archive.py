@@ -168,6 +168,8 @@ class ZipArchive:
                 checker.folder(name)
                 continue
             size, compressed, offset = self._wide(entry, name, content[extra_at : extra_at + entry.extra_length])
+            if max(compressed, offset) > end:
+                raise self._incomplete(f"{name[:80]!r} lies outside of it")
             checker.file(name, size)
             self._check_entry(name, entry, size, compressed)
             self.names.append(name)
@@ -219,8 +221,6 @@ class ZipArchive:
         starts = np.frombuffer(self._offsets, dtype=np.uint64)
         order = np.argsort(starts, kind="stable")
         lengths = np.frombuffer(self._compressed, dtype=np.uint64) + np.frombuffer(self._name_lengths, dtype=np.uint16)
-        if int(starts.max()) > directory_at or int(lengths.max()) > directory_at:
-            raise self._incomplete("an entry lies outside of it")
         ends = starts[order] + lengths[order] + np.uint64(_LOCAL.size)
         overlaps = np.flatnonzero(ends > np.append(starts[order][1:], np.uint64(directory_at)))
         if overlaps.size:

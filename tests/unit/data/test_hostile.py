@@ -93,6 +93,27 @@ def test_zip_of_our_own_making_is_one_that_zipfile_reads(tmp_path: Path) -> None
     assert [archive.read(index) for index in range(2)] == [IMAGE, IMAGE]
 
 
+def test_zip_with_64_bit_fields_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    path = write_zip(tmp_path / "a.zip", {"a.png": IMAGE, "b.png": IMAGE})
+    assert b"PK\6\6" in path.read_bytes()
+    archive = ZipArchive(path, DEFAULT_LIMITS)
+    assert [archive.read(index) for index in range(2)] == [IMAGE, IMAGE]
+
+
+@pytest.mark.parametrize("field", ["size", "compressed", "offset"])
+def test_zip_with_64_bit_fields_beyond_the_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    path = write_zip(tmp_path / "a.zip", {"a.png": IMAGE, "b.png": IMAGE})
+    content = bytearray(path.read_bytes())
+    at = content.rindex(b"PK\1\2") + 46 + len("b.png") + 4 + 8 * ["size", "compressed", "offset"].index(field)
+    content[at : at + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    assert refusal(path)
+
+
 def test_zip_that_claims_too_many_entries_is_refused_before_the_walk(tmp_path: Path) -> None:
     path = zip_of_entries(tmp_path / "a.zip", [b"%d.png" % index for index in range(50)], IMAGE)
     assert "50 entries" in refusal(path, limits=DatasetLimits(max_images=10, max_folders=10))
