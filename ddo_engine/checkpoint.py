@@ -143,10 +143,15 @@ def check_tensors(path: Path, manifest: CheckpointManifest, tensors: Mapping[str
     Raises:
         CorruptCheckpoint: They are not.
     """
-    parameters = dict(_skeleton(path, manifest, tensors)[1].named_parameters())
+    model = _skeleton(path, manifest, tensors)[1]
+    parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         for piece in tensor.pieces():
             _require_finite(path, name, piece, is_parameter=name in parameters)
+    # A network may refuse buffers that contradict its arguments. They are small, unlike its parameters.
+    expected = model.state_dict()
+    buffers = {name: tensors[name].read() for name in expected if name not in parameters}
+    model.load_state_dict({name: buffers.get(name, weight) for name, weight in expected.items()}, assign=True)
 
 
 def check_fit(path: Path, manifest: CheckpointManifest, tensors: Mapping[str, StoredTensor]) -> CheckpointInfo:

@@ -26,8 +26,10 @@ from ddo_engine.spec import Settings
 
 _GIB = 1 << 30
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH")
+# Under a limit on file sizes Python would leave truncated bytecode for everybody.
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
 _MOST_OF_MESSAGE = 2000
-_SIGNS_OF_NO_MEMORY = ("MemoryError", "allocate memory", "Memory allocation", "failed to map")
+_SIGNS_OF_NO_MEMORY = ("MemoryError", "allocate memory", "Memory allocation", "failed to map", "bad_alloc")
 
 
 class SandboxLimits(Settings):
@@ -90,7 +92,7 @@ def _needed_bytes(source: Path) -> int:
 
 def _ask_child(request: dict[str, Any], source: Path, limits: SandboxLimits) -> dict[str, Any]:
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(Path(__file__).parents[2]), **_ENVIRONMENT}
     command = [sys.executable, "-P", "-m", "ddo_engine.conversion.sandbox_child"]
     with subprocess.Popen(  # noqa: S603  (our own interpreter and module)
         command,

@@ -31,14 +31,18 @@ def zip_records(file: BinaryIO, size: int, name: str) -> dict[str, Region]:
             the file.
     """
     try:
-        count, directory = _directory(file, size, name)
+        count, directory = bounded_directory(file, size, name)
         return _entries(file, directory, count, size, name)
     except (struct.error, UnicodeDecodeError, OSError) as error:
         raise damaged(name, f"its zip directory is malformed ({error})") from error
 
 
-def _directory(file: BinaryIO, size: int, name: str) -> tuple[int, bytes]:
-    """Return the number of entries and the bytes of the central directory."""
+def bounded_directory(file: BinaryIO, size: int, name: str) -> tuple[int, bytes]:
+    """Return the number of entries and the bytes of the central directory.
+
+    Raises:
+        CorruptCheckpoint: It is truncated, or far larger than any checkpoint's.
+    """
     start = max(0, size - _END_BYTES - _MAX_COMMENT_BYTES)
     tail = _read(file, start, size - start)
     at = tail.rfind(_END)

@@ -17,6 +17,7 @@ from typing import IO
 
 from ddo_engine.conversion.refusal import damaged
 from ddo_engine.conversion.sniffing import sniff
+from ddo_engine.conversion.torch_zip import bounded_directory
 from ddo_engine.errors import CorruptCheckpoint
 
 _PARTS = "unet|vae|vqvae|movq"
@@ -69,7 +70,10 @@ def unpacked(path: Path, workspace: Path | None = None) -> Iterator[Path]:
 def _archive_of(path: Path) -> str | None:
     if not path.is_file() or sniff(path) is not None:
         return None
-    if zipfile.is_zipfile(path):
+    try:
+        if zipfile.is_zipfile(path):
+            return "zip"
+    except zipfile.BadZipFile:  # one of several disks
         return "zip"
     try:
         return "tar" if tarfile.is_tarfile(path) else None
@@ -79,6 +83,8 @@ def _archive_of(path: Path) -> str | None:
 
 def _unpack_zip(path: Path, folder: Path) -> None:
     budget = _Budget(path)
+    with path.open("rb") as file:
+        bounded_directory(file, path.stat().st_size, path.name)
     with zipfile.ZipFile(path) as archive:
         for entry in archive.infolist():
             budget.count_file()

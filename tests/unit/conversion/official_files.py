@@ -54,8 +54,14 @@ def small_official_files() -> dict[str, bytes]:
         "head_nm.ada_lin.1.weight": (8, 4), "head_nm.ada_lin.1.bias": (8,), "head.weight": (6, 4), "head.bias": (6,),
     }  # fmt: skip
     var = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    levels = torch.tensor([[0, 1, 1, 1, 1]])
-    var |= {"lvl_1L": levels, "attn_bias_for_masking": torch.zeros(1, 1, 5, 5)}
+    mask = torch.zeros(1, 1, 5, 5)
+    mask[..., 0, 1:] = float("-inf")
+    zeros = torch.zeros_like(var["blocks.0.attn.zero_k_bias"])
+    var |= {
+        "lvl_1L": torch.tensor([[0, 1, 1, 1, 1]]),
+        "attn_bias_for_masking": mask,
+        "blocks.0.attn.zero_k_bias": zeros,
+    }
     return {
         "nvlabs-pickle": good(),
         "torch-zip": saved(var),

@@ -195,6 +195,15 @@ def test_zip_with_something_wrong_is_refused(tmp_path, changes, message):
         convert(write(tmp_path / "a.pth", content), tmp_path / "b")
 
 
+def test_zip_of_several_disks_is_refused(tmp_path):
+    content = bytearray(small_official_files()["torch-zip"])
+    content[0] = 0  # so that it is nobody's checkpoint, and looked at as an archive
+    locator = content.rfind(b"PK\6\7")
+    content[locator + 4 : locator + 8] = b"\1\0\0\0"
+    with pytest.raises(CorruptCheckpoint):
+        convert(write(tmp_path / "a.pth", bytes(content)), tmp_path / "b")
+
+
 def test_rewritten_zip_is_as_good(tmp_path):
     assert convert(write(tmp_path / "a.pth", rezipped(small_official_files()["torch-zip"])), tmp_path / "b")
 
