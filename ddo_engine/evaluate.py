@@ -16,11 +16,12 @@ from ddo_engine.inputs import (
     check_grey_levels,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
-    open_checkpoint,
+    check_sampler,
     open_dataset,
     open_feature_network,
     verified_sha256,
 )
+from ddo_engine.models import open_models
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import Evaluated, EvaluateSpec, TrainingSettings
@@ -39,8 +40,9 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         EngineError: An input is damaged or unfit.
     """
     context.announce("evaluate")
-    verified_sha256(spec.checkpoint, "checkpoint")
-    checkpoint = open_checkpoint(spec.checkpoint, context.device)
+    models = open_models(spec, context.device)
+    checkpoint = models.checkpoint
+    check_sampler(checkpoint, models.guide, spec.sampler)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
@@ -50,7 +52,14 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     check_features_fit_dataset(features, dataset.info)
     dataset_sha256 = verified_sha256(spec.dataset, "dataset")
     evaluator = Evaluator(
-        features, dataset, dataset_sha256, spec.sampler, spec.grey_levels, context.cache, spec.dataset_reading
+        features,
+        dataset,
+        dataset_sha256,
+        spec.sampler,
+        spec.grey_levels,
+        context.cache,
+        spec.dataset_reading,
+        models.companions,
     )
     denoising = _denoising_dataset(spec, checkpoint)
     with context.stop.before_network_calls():

@@ -10,10 +10,11 @@ from ddo_engine.events import ProgressReporter
 from ddo_engine.inputs import (
     check_labels_can_be_drawn,
     check_model_fits_dataset,
-    open_checkpoint,
+    check_sampler,
     open_dataset,
     verified_sha256,
 )
+from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
 from ddo_engine.sampling import generate_images
 from ddo_engine.spec import FileRole, GenerateSpec
@@ -31,8 +32,9 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
         EngineError: An input is damaged or unfit.
     """
     context.announce("generate")
-    verified_sha256(spec.checkpoint, "checkpoint")
-    checkpoint = open_checkpoint(spec.checkpoint, context.device)
+    models = open_models(spec, context.device)
+    checkpoint = models.checkpoint
+    check_sampler(checkpoint, models.guide, spec.sampler)
     dataset = None
     if spec.dataset is not None:
         verified_sha256(spec.dataset, "dataset")
@@ -47,6 +49,7 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
             checkpoint.family,
             range(spec.first_seed, spec.first_seed + spec.num_samples),
             spec.sampler,
+            guide=models.guide,
             class_counts=() if dataset is None else dataset.class_counts,
             grey_levels=spec.grey_levels,
             on_progress=progress.update,

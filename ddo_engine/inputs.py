@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
 from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
@@ -151,6 +151,15 @@ def check_features_vary(features_ND: Tensor) -> None:
             "would be 0 for every model; choose a trained feature network, or a dataset of different images",
             param=FEATURE_NETWORK,
         )
+
+
+def check_sampler(checkpoint: LoadedCheckpoint, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+    """Refuse settings that the checkpoint's family cannot sample with, before anything is spent.
+
+    Raises:
+        InvalidSpec: Naming the setting.
+    """
+    checkpoint.family.check_sampler(checkpoint.model, guide, sampler)
 
 
 def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, dataset: DatasetInfo | None) -> None:

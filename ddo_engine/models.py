@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ddo_engine.checkpoint import LoadedCheckpoint, info_of
+from ddo_engine.companions import Companions
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidSpec
 from ddo_engine.inputs import open_checkpoint, verified_sha256
 from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec
@@ -17,17 +18,16 @@ class UnitModels:
 
     Attributes:
         checkpoint: What is sampled or trained, its autoencoder attached.
-        autoencoder: What maps pixels to its latents or tokens and back; None for a model of pixels.
-        guide: What guides samples; None without.
-        autoencoder_sha256: Of its file.
-        guide_sha256: Of its file.
+        companions: What else its samples depend on.
     """
 
     checkpoint: LoadedCheckpoint
-    autoencoder: nn.Module | None
-    guide: nn.Module | None
-    autoencoder_sha256: str | None
-    guide_sha256: str | None
+    companions: Companions
+
+    @property
+    def guide(self) -> nn.Module | None:
+        """What guides samples; None without."""
+        return self.companions.guide
 
 
 def open_models(spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, device: torch.device) -> UnitModels:
@@ -57,13 +57,9 @@ def open_models(spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, de
             "choose a guide of the checkpoint's family",
             param="guide",
         )
-    return UnitModels(
-        checkpoint=checkpoint,
-        autoencoder=None if autoencoder is None else autoencoder.model,
-        guide=None if guide is None else guide.model,
-        autoencoder_sha256=None if spec.autoencoder is None else verified_sha256(spec.autoencoder, "autoencoder"),
-        guide_sha256=None if spec.guide is None else verified_sha256(spec.guide, "guide"),
-    )
+    files = {"autoencoder_sha256": spec.autoencoder, "guide_sha256": spec.guide}
+    sha256s = {name: verified_sha256(file, name[:-7]) for name, file in files.items() if file is not None}
+    return UnitModels(checkpoint, Companions(None if guide is None else guide.model, sha256s))
 
 
 def _require_generative(checkpoint: LoadedCheckpoint) -> None:

@@ -1,7 +1,7 @@
 """Where a checkpoint comes from. No times, names or paths: equal runs give equal bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ddo_engine.spec import TrainSpec
@@ -17,12 +17,14 @@ class InputHashes:
         dataset: The images.
         reference_set: Its shards, in order; empty for MLE.
         feature_network: None without evaluation.
+        companions: Of autoencoder and guide, where there are any.
     """
 
     base: str
     dataset: str
     reference_set: tuple[str, ...] = ()
     feature_network: str | None = None
+    companions: Mapping[str, str] = field(default_factory=dict)
 
     def as_provenance(self) -> dict[str, Any]:
         """Return the hashes under the names that manifests and states give them."""
@@ -31,6 +33,7 @@ class InputHashes:
             "dataset_sha256": self.dataset,
             "reference_set_sha256": list(self.reference_set),
             "feature_network_sha256": self.feature_network,
+            **self.companions,
         }
 
 

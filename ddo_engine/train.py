@@ -16,13 +16,14 @@ from ddo_engine.inputs import (
     check_grey_levels,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
+    check_sampler,
     local_path,
-    open_checkpoint,
     open_dataset,
     open_feature_network,
     verified_sha256,
 )
 from ddo_engine.log import log
+from ddo_engine.models import UnitModels, open_models
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import TrainSpec
@@ -56,15 +57,17 @@ def _state_path(spec: TrainSpec, context: RunContext) -> Path | None:
 
 
 def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> Trial:
-    base = open_checkpoint(spec.checkpoint, context.device)
+    models = open_models(spec, context.device)
+    base = models.checkpoint
+    base.family.constrain_(base.model)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(base.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
-    hashes = _hash_inputs(spec)
+    hashes = _hash_inputs(spec, models)
     if saved is not None:
         check_belongs_to(saved, run_identity(spec, hashes))
         _warn_of_other_numerics(saved, context.device)
-    evaluator = _evaluator(spec, context, base, dataset, hashes)
+    evaluator = _evaluator(spec, context, models, dataset, hashes)
     loss = _training_loss(spec, context, base, dataset)
     state = TrainingState.fresh(base.model, spec.training, COMMON_DIAGNOSTICS + loss.diagnostics)
     if saved is not None:
@@ -72,7 +75,7 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     return Trial(spec, context, base, hashes, loss, state, evaluator)
 
 
-def _hash_inputs(spec: TrainSpec) -> InputHashes:
+def _hash_inputs(spec: TrainSpec, models: UnitModels) -> InputHashes:
     shards = enumerate(spec.reference_set if spec.objective.kind == "ddo" else ())
     return InputHashes(
         base=verified_sha256(spec.checkpoint, "checkpoint"),
@@ -81,19 +84,28 @@ def _hash_inputs(spec: TrainSpec) -> InputHashes:
         feature_network=None
         if spec.feature_network is None or spec.evaluation is None
         else verified_sha256(spec.feature_network, "feature_network"),
+        companions=models.companions.sha256s,
     )
 
 
 def _evaluator(
-    spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, dataset: ImageDataset, hashes: InputHashes
+    spec: TrainSpec, context: RunContext, models: UnitModels, dataset: ImageDataset, hashes: InputHashes
 ) -> Evaluator | None:
     if spec.evaluation is None or spec.feature_network is None:
         return None
-    check_labels_can_be_drawn(base.info, spec.sampler, dataset.info)
+    check_labels_can_be_drawn(models.checkpoint.info, spec.sampler, dataset.info)
+    check_sampler(models.checkpoint, models.guide, spec.sampler)
     features = open_feature_network(spec.feature_network, context.device)
     check_features_fit_dataset(features, dataset.info)
     return Evaluator(
-        features, dataset, hashes.dataset, spec.sampler, spec.grey_levels, context.cache, spec.dataset_reading
+        features,
+        dataset,
+        hashes.dataset,
+        spec.sampler,
+        spec.grey_levels,
+        context.cache,
+        spec.dataset_reading,
+        models.companions,
     )
 
 

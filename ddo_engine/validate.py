@@ -1,23 +1,40 @@
 """``python -m ddo_engine validate``: read the inputs of a job once, before anything is spent on it."""
 
+from pathlib import Path
+from typing import Literal
+
+from ddo_engine.checkpoint import MANIFEST_KEY
+from ddo_engine.conversion import FileFormat, convert_in_sandbox, sniff
+from ddo_engine.errors import EngineError
 from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
+from ddo_engine.files import sha256_of
 from ddo_engine.inputs import (
+    CHECKPOINT,
     check_every_image,
     check_features_fit_dataset,
     check_features_vary,
     check_grey_levels,
+    check_labels_can_be_drawn,
     check_model_fits_dataset,
-    open_checkpoint,
+    check_sampler,
+    local_path,
     open_dataset,
     open_feature_network,
     verified_sha256,
 )
+from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import Report, ValidateSpec
+from ddo_engine.spec import FileRef, Report, ValidateSpec
+from ddo_engine.tensor_file import read_tensor_file
+
+Network = Literal["checkpoint", "autoencoder", "guide"]
+_NETWORKS: tuple[Network, ...] = ("checkpoint", "autoencoder", "guide")
 
 
 def run(spec: ValidateSpec, context: RunContext) -> None:
-    """Load checkpoint, dataset and feature network, check that they fit together, and report what they are.
+    """Load all inputs, check that they fit together and to the settings, and report what they are.
+
+    Networks in their authors' formats are converted first; the report says where the result lies.
 
     Raises:
         CorruptCheckpoint: The checkpoint cannot be read.
@@ -26,14 +43,47 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
         IncompatibleInputs: Each is fine, together they are not.
     """
     context.announce("validate")
-    for param in ("checkpoint", "dataset", "feature_network"):
+    for param in ("dataset", "feature_network"):
         verified_sha256(getattr(spec, param), param)
-    checkpoint = open_checkpoint(spec.checkpoint, context.device)
+    converted = _convert(spec, context)
+    spec = spec.model_copy(update={**converted})
+    models = open_models(spec, context.device)
+    checkpoint = models.checkpoint
+    check_sampler(models.checkpoint, models.guide, spec.sampler)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)
+    check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
     check_features_fit_dataset(features, dataset.info)
     check_every_image(dataset)
     check_grey_levels(dataset, spec.grey_levels)
     check_features_vary(extract(features, dataset.batch(range(min(FEATURE_BATCH, len(dataset)))).images_BCHW))
-    context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info))
+    context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
+
+
+def _convert(spec: ValidateSpec, context: RunContext) -> dict[Network, FileRef]:
+    """Convert what is not in our format yet, each file in a process of its own."""
+    converted: dict[Network, FileRef] = {}
+    for network in _NETWORKS:
+        file: FileRef | None = getattr(spec, network)
+        if file is None:
+            continue
+        verified_sha256(file, network)
+        source = local_path(file, network)
+        destination = context.workdir / f"{network}.safetensors"
+        try:
+            if _is_ours(source):
+                continue
+            context.stop.check()
+            convert_in_sandbox(source, destination)
+        except EngineError as error:
+            error.param = CHECKPOINT if network == "checkpoint" else network
+            raise
+        converted[network] = FileRef(
+            path=str(destination), sha256=sha256_of(destination), size_bytes=destination.stat().st_size
+        )
+    return converted
+
+
+def _is_ours(path: Path) -> bool:
+    return sniff(path) is FileFormat.SAFETENSORS and MANIFEST_KEY in read_tensor_file(path).metadata

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddo_engine.companions import NO_COMPANIONS, Companions
 from ddo_engine.data import ImageDataset
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation.features import FeatureNetwork
@@ -41,6 +42,7 @@ class Evaluator:
         grey_levels: int,
         cache_folder: Path | None,
         dataset_reading: DatasetReading = IMAGES_AS_STORED,
+        companions: Companions = NO_COMPANIONS,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -52,6 +54,7 @@ class Evaluator:
             grey_levels: Values that a pixel takes; generated images are rounded to them.
             cache_folder: Where the dataset's statistics are kept between units; None keeps none.
             dataset_reading: What was done to the images of the file.
+            companions: The networks that samples depend on besides the one that is measured.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -67,6 +70,7 @@ class Evaluator:
         self.grey_levels = grey_levels
         self.cache_folder = cache_folder
         self.dataset_reading = dataset_reading
+        self.companions = companions
         self._manifolds: dict[int, Manifold] = {}
 
     @cached_property
@@ -92,7 +96,7 @@ class Evaluator:
         }
         if self.dataset_reading != IMAGES_AS_STORED:
             protocol["dataset_reading"] = self.dataset_reading.model_dump(mode="json")
-        return protocol
+        return {**protocol, **self.companions.sha256s}
 
     def fingerprint(self, settings: EvaluationSettings) -> str:
         """Return the SHA-256 of the protocol: only numbers of one fingerprint are ranked together."""
@@ -170,6 +174,7 @@ class Evaluator:
                 family,
                 range(settings.seed + start, settings.seed + stop),
                 self.sampler,
+                guide=self.companions.guide,
                 class_counts=self.dataset.info.class_counts,
                 grey_levels=self.grey_levels,
             ).images_BCHW

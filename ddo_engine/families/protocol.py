@@ -109,6 +109,13 @@ class Family(Protocol):
             IncompatibleInputs: The model needs none, or not this one.
         """
 
+    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+        """Refuse what :meth:`sample` would refuse.
+
+        Raises:
+            InvalidSpec: The sampler is not one for this model, or guidance has no guide; names the setting.
+        """
+
     def constrain_(self, model: nn.Module) -> None:
         """Project the weights, in place, onto the family's constraint set.
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from ddo_engine.checkpoint import load_checkpoint
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import LabelDistribution, HeunSettings
+from ddo_engine.spec import HeunSettings, LabelDistribution
 
 NUM_CLASSES, PER_CLASS = 10, 10
 GAP, GAP_GREY = 2, 40  # pixels between images, and their value

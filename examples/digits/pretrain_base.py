@@ -10,6 +10,7 @@ any finetuning; a larger one would memorise.
 import argparse
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,46 +21,34 @@ from ddo_engine.checkpoint import CheckpointManifest, LoadedCheckpoint, load_che
 from ddo_engine.data import load_dataset
 from ddo_engine.evaluate import denoising_loss
 from ddo_engine.families import get_family
+from ddo_engine.models import open_models
 from ddo_engine.state_file import read_state
+from examples.digits.bases import BASES, P_MEAN, P_STD, Base
 from examples.digits.engine import files_of, run_engine
 
-NETWORK = {
-    "class_name": "MLPPrecond",
-    "img_resolution": 8,
-    "img_channels": 1,
-    "label_dim": 10,
-    "sigma_data": 0.75,  # the pixels' standard deviation in [-1, 1]
-    "width": 96,
-    "num_blocks": 2,
-}
-P_MEAN, P_STD = -0.8, 1.2  # EDM's -1.2 for sigma_data 0.5, moved by log(0.75 / 0.5)
 CPU = torch.device("cpu")
 
 
-def random_checkpoint(path: Path, network: dict[str, object], seed: int) -> None:
+def random_checkpoint(path: Path, base: Base, seed: int) -> None:
     """Write a randomly initialised network."""
     torch.manual_seed(seed)
-    manifest = CheckpointManifest(family="edm", network=network, provenance={"initialised_with_seed": seed})
-    save_checkpoint(path, get_family("edm").build(network), manifest)
+    manifest = CheckpointManifest(
+        family=base.family, network=dict(base.network), provenance={"initialised_with_seed": seed}
+    )
+    save_checkpoint(path, get_family(base.family).build(manifest.network), manifest)
 
 
-def training_spec(initial: Path, dataset: Path, kimg: float, seed: int) -> spec.TrainSpec:
+def training_spec(
+    base: Base, initial: Path, dataset: Path, *, kimg: float, seed: int, autoencoder: Path | None = None
+) -> spec.TrainSpec:
     """Return what the engine is told."""
+    settings = {"kimg": kimg, "evaluate_every_kimg": kimg, "save_state_every_kimg": kimg / 18}
     return spec.TrainSpec(
         checkpoint=spec.FileRef(path=str(initial)),
+        autoencoder=None if autoencoder is None else spec.FileRef(path=str(autoencoder)),
         dataset=spec.FileRef(path=str(dataset)),
         objective=spec.MLEObjective(),
-        training=spec.TrainingSettings(
-            kimg=kimg,
-            batch_size=256,
-            learning_rate=2e-3,
-            final_learning_rate_factor=0.1,
-            ema_half_life_kimg=100,
-            P_mean=P_MEAN,
-            P_std=P_STD,
-            evaluate_every_kimg=kimg,
-            save_state_every_kimg=kimg / 18,
-        ),
+        training=spec.TrainingSettings.model_validate({**settings, **base.common, **base.training}),
         grey_levels=17,
         seed=seed,
     )
@@ -68,8 +57,8 @@ def training_spec(initial: Path, dataset: Path, kimg: float, seed: int) -> spec.
 class PlateauView:
     """Shows progress, and the losses of the EMA weights whenever the engine has written its state."""
 
-    def __init__(self, initial: Path, data_dir: Path, progress: Progress) -> None:
-        self._checkpoint: LoadedCheckpoint = load_checkpoint(initial)
+    def __init__(self, checkpoint: LoadedCheckpoint, data_dir: Path, progress: Progress) -> None:
+        self._checkpoint = checkpoint
         self._datasets = [load_dataset(data_dir / f"digits-{split}.zip") for split in ("train", "heldout")]
         self._progress = progress
         self._bar = progress.add_task("pretraining")
@@ -92,22 +81,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data_dir", type=Path, help="folder with digits-train.zip and digits-heldout.zip")
     parser.add_argument("out", type=Path, help="checkpoint to write")
-    parser.add_argument(
-        "--kimg", type=float, default=4608, help="thousands of images to train on (default: %(default)s)"
-    )
-    parser.add_argument("--width", type=int, default=NETWORK["width"], help="of the network (default: %(default)s)")
+    parser.add_argument("--base", choices=sorted(BASES), default="mlp", help="(default: %(default)s)")
+    parser.add_argument("--autoencoder", type=Path, help="of a model that works on tokens")
+    parser.add_argument("--kimg", type=float, help="thousands of images to train on (default: the base's)")
+    parser.add_argument("--width", type=int, help="of the MLP (default: 96)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    base = BASES[arguments.base]
+    if arguments.width is not None:
+        base = replace(base, network={**base.network, "width": arguments.width})
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     with tempfile.TemporaryDirectory() as folder, Progress(*columns) as progress:
         initial = Path(folder) / "initial.safetensors"
-        random_checkpoint(initial, NETWORK | {"width": arguments.width}, arguments.seed)
-        view = PlateauView(initial, arguments.data_dir, progress)
-        task = training_spec(initial, arguments.data_dir / "digits-train.zip", arguments.kimg, arguments.seed)
-        workdir = Path(folder) / "run"
-        events = run_engine(task, workdir, threads=arguments.threads, on_event=view)
+        random_checkpoint(initial, base, arguments.seed)
+        task = training_spec(
+            base,
+            initial,
+            arguments.data_dir / "digits-train.zip",
+            kimg=arguments.kimg or base.kimg,
+            seed=arguments.seed,
+            autoencoder=arguments.autoencoder,
+        )
+        view = PlateauView(open_models(task, CPU).checkpoint, arguments.data_dir, progress)
+        events = run_engine(task, Path(folder) / "run", threads=arguments.threads, on_event=view)
         (checkpoint,) = files_of(events, spec.FileRole.CHECKPOINT).values()
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(checkpoint, arguments.out)

@@ -29,7 +29,7 @@ from ddo_engine.evaluation import Evaluator, load_features
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.files import sha256_of
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import LabelDistribution, HeunSettings
+from ddo_engine.spec import HeunSettings, LabelDistribution
 
 SAMPLER = HeunSettings(num_steps=18, labels=LabelDistribution.BALANCED, batch_size=1000)
 FIRST_SEED, SEED_STRIDE = 1_500_000_000, 1_000_000

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.diffusion.dpm_solver_v3 import NUM_INTERVALS, StepGrid, dpm_solver_v3
 from ddo_engine.families.diffusion.guidance import guided
 from ddo_engine.spec import DPMSolverSettings
@@ -53,5 +54,5 @@ def test_dpm_solver_v3_keeps_an_image_that_the_model_always_predicts():
 
 
 def test_steps_that_fall_on_one_node_of_the_grid_are_refused():
-    with pytest.raises(ValueError, match="num_steps"):
+    with pytest.raises(InvalidSpec, match="num_steps"):
         dpm_solver_v3(lambda x, sigma: x, torch.zeros(1, 1, 1, 1), DPMSolverSettings(num_steps=NUM_INTERVALS - 1))

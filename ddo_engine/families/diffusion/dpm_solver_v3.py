@@ -13,11 +13,11 @@ Source: arXiv:2310.13268.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.diffusion.heun import power_spaced
 from ddo_engine.spec import DPMSolverSettings
 
@@ -38,12 +38,22 @@ class StepGrid:
 
     @classmethod
     def of(cls, sampler: DPMSolverSettings) -> "StepGrid":
-        """Snap the power-spaced noise levels to the grid."""
+        """Snap the power-spaced noise levels to the grid.
+
+        Raises:
+            InvalidSpec: So many steps that two of them fall on one node of the grid.
+        """
         first, last = -math.log(sampler.sigma_max), -math.log(sampler.sigma_min)
         width = (last - first) / NUM_INTERVALS
         lambdas = tuple(first + k * width for k in range(NUM_INTERVALS + 1))
         levels = power_spaced(sampler, sampler.num_steps + 1)
-        return cls(lambdas, tuple(round((-math.log(level) - first) / width) for level in levels))
+        indexes = tuple(round((-math.log(level) - first) / width) for level in levels)
+        if len(set(indexes)) < len(indexes):
+            raise InvalidSpec(
+                f"sampler.num_steps: {sampler.num_steps} steps do not fit on {NUM_INTERVALS} intervals: lower it",
+                param="sampler.num_steps",
+            )
+        return cls(lambdas, indexes)
 
     def integral(self, start: int, stop: int, power: int) -> float:
         """Return ``∫ e^(λ - λ_s) (λ - λ_s)^power dλ`` from node ``start`` (λ_s) to ``stop``, by the trapezoid rule."""
@@ -72,11 +82,9 @@ def dpm_solver_v3(
         float64, shape (B, C, H, W), at noise level ``sigma_min``: there is no last denoising step.
 
     Raises:
-        ValueError: So many steps that two of them fall on one node of the grid.
+        InvalidSpec: See :meth:`StepGrid.of`.
     """
     grid = StepGrid.of(sampler)
-    if any(here == there for here, there in pairwise(grid.indexes)):
-        raise ValueError(f"{sampler.num_steps} steps do not fit on {NUM_INTERVALS} intervals: lower sampler.num_steps")
     x = latents_BCHW.to(torch.float64) * sampler.sigma_max
     before: _Node | None = None
     for step, index in enumerate(grid.indexes[:-1]):

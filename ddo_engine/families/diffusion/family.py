@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.denoiser import Denoiser
-from ddo_engine.families.diffusion.dpm_solver_v3 import dpm_solver_v3
-from ddo_engine.families.diffusion.guidance import computing_in, guided
+from ddo_engine.families.diffusion.dpm_solver_v3 import StepGrid, dpm_solver_v3
+from ddo_engine.families.diffusion.guidance import computing_in, guide_of, guided
 from ddo_engine.families.diffusion.heun import heun
 from ddo_engine.families.diffusion.likelihood import (
     NoiseDraw,
@@ -22,7 +22,7 @@ from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
 from ddo_engine.families.protocol import LabelledImages
-from ddo_engine.spec import AutoregressiveSettings, HeunSettings, SamplerSettings, TrainingSettings
+from ddo_engine.spec import AutoregressiveSettings, DPMSolverSettings, HeunSettings, SamplerSettings, TrainingSettings
 
 
 class DiffusionFamily:
@@ -54,6 +54,18 @@ class DiffusionFamily:
                 param="autoencoder",
             )
         denoiser.space = replace(denoiser.space, autoencoder=autoencoder)
+
+    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_sampler`."""
+        if isinstance(sampler, AutoregressiveSettings):
+            raise InvalidSpec(
+                "sampler.kind: 'autoregressive' samples VAR models, this is a diffusion model; "
+                "choose 'heun' or 'dpm_solver_v3'",
+                param="sampler.kind",
+            )
+        if isinstance(sampler, DPMSolverSettings):
+            StepGrid.of(sampler)
+        guide_of(self._denoiser(model), None if guide is None else self._denoiser(guide), sampler)
 
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
@@ -111,12 +123,8 @@ class DiffusionFamily:
         chosen = labels_B if labels_B is not None else drawn_labels_B
         labels_on_device = None if chosen is None else chosen.to(device)
         networks = [network for network in (denoiser, guiding) if network is not None]
-        if isinstance(sampler, AutoregressiveSettings):
-            raise InvalidSpec(
-                "sampler.kind: 'autoregressive' samples VAR models, this is a diffusion model; "
-                "choose 'heun' or 'dpm_solver_v3'",
-                param="sampler.kind",
-            )
+        self.check_sampler(model, guide, sampler)
+        assert not isinstance(sampler, AutoregressiveSettings)
         denoise = guided(denoiser, guiding, labels_on_device, sampler)
         with dropout_off(*networks), computing_in(getattr(torch, sampler.network_dtype), *networks):
             if isinstance(sampler, HeunSettings):

@@ -23,13 +23,13 @@ def guided(
         sampler: Scale, and whether the guide sees the labels.
 
     Raises:
-        InvalidSpec: Guidance is asked for and there is nothing to guide with, or the guide does not fit the model.
+        InvalidSpec: See :func:`guide_of`.
 
     Source: arXiv:2406.02507, eq. 4 (autoguidance); arXiv:2207.12598 (classifier-free guidance).
     """
-    if not sampler.is_guided:
+    guiding = guide_of(model, guide, sampler)
+    if guiding is None:
         return lambda x_BCHW, sigma_B: model.denoise(x_BCHW, sigma_B, labels_B)
-    guiding = _checked_guide(model, guide, sampler)
     guide_labels_B = labels_B if sampler.guide_sees_labels else None
 
     def denoise(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
@@ -40,7 +40,14 @@ def guided(
     return denoise
 
 
-def _checked_guide(model: Denoiser, guide: Denoiser | None, sampler: HeunSettings | DPMSolverSettings) -> Denoiser:
+def guide_of(model: Denoiser, guide: Denoiser | None, sampler: HeunSettings | DPMSolverSettings) -> Denoiser | None:
+    """Return the network that guides: the guide, or the model itself without labels; None without guidance.
+
+    Raises:
+        InvalidSpec: Guidance is asked for and there is nothing to guide with, or the guide does not fit the model.
+    """
+    if not sampler.is_guided:
+        return None
     if guide is None:
         if sampler.guide_sees_labels or model.label_dim == 0:
             raise InvalidSpec(

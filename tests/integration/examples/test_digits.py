@@ -15,7 +15,7 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest  # noqa: E402
 from ddo_engine.data import has_grey_levels, load_dataset  # noqa: E402
 from ddo_engine.families.protocol import LabelledImages  # noqa: E402
 from ddo_engine.files import sha256_of  # noqa: E402
-from examples.digits import compare, make_dataset, pretrain_base, self_play, train_classifiers, verdict  # noqa: E402
+from examples.digits import bases, compare, make_dataset, pretrain_base, self_play, train_classifiers, verdict  # noqa: E402
 
 ASSETS = ROOT / "examples" / "digits" / "assets"
 
@@ -52,7 +52,7 @@ def test_make_dataset_twice_gives_the_same_bytes(data_dir: Path, tmp_path: Path)
 def test_assets_are_small_and_of_the_committed_recipe(data_dir: Path) -> None:
     assert all(path.stat().st_size < 400_000 for path in ASSETS.iterdir())
     manifest = read_manifest(ASSETS / "base.safetensors")
-    assert manifest.network == pretrain_base.NETWORK
+    assert manifest.network == bases.BASES["mlp"].network
     assert load_checkpoint(ASSETS / "base.safetensors").info.num_parameters == 85_088
 
 
@@ -95,7 +95,7 @@ def test_train_classifier_twice_gives_the_same_weights(data_dir: Path) -> None:
 
 def test_compare_draws_both_checkpoints(tmp_path: Path) -> None:
     initial = tmp_path / "untrained.safetensors"
-    pretrain_base.random_checkpoint(initial, pretrain_base.NETWORK, seed=0)
+    pretrain_base.random_checkpoint(initial, bases.BASES["mlp"], seed=0)
     compare.compare(ASSETS / "base.safetensors", initial, tmp_path / "out" / "grid.png")
     with Image.open(tmp_path / "out" / "grid.png") as image:
         width, height = image.size
