@@ -1,4 +1,4 @@
-"""The commands that take files instead of a spec: ``convert``, ``export`` and ``inspect``.
+"""The commands that take files instead of a spec: ``convert``, ``export``, ``inspect`` and ``encode``.
 
 Results go to standard output: a table for people, one JSON object with ``--json``. Errors go there too with ``--json``,
 otherwise to standard error. Importing this module does not import torch.
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from ddo_engine.conversion.options import ConversionOptions
 from ddo_engine.errors import EngineError, InvalidSpec
-from ddo_engine.spec import Settings
+from ddo_engine.spec import DatasetReading, Settings
 
 _MAX_CONFIG_BYTES = 1 << 20
 _CONFIG_HELP = "JSON file of the network's constructor arguments, class_name among them, for a bare state dict"
@@ -35,6 +35,14 @@ def add_file_commands(commands: Any) -> None:
     inspect = _command(commands, "inspect", "Say what a checkpoint or a dataset is.")
     inspect.add_argument("source", type=Path, metavar="FILE")
     _add_options(inspect)
+    encode = _command(commands, "encode", "Encode a dataset of images to the latents that a model of latents sees.")
+    encode.add_argument("source", type=Path, help="a dataset of images")
+    encode.add_argument("destination", type=Path, help="a zip of latents; replaced if it exists")
+    encode.add_argument("--autoencoder", type=Path, required=True, help="file or folder of an AutoencoderKL")
+    encode.add_argument("--transform", default="none", help="what is done to every image first; see docs/datasets.md")
+    encode.add_argument("--resolution", type=int, help="pixels a side after the transform")
+    encode.add_argument("--convert", help="colours: rgb or grey")
+    encode.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
 
 
 def run_file_command(options: argparse.Namespace) -> int:
@@ -101,10 +109,25 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
     return {"kind_of_file": "checkpoint", **report.model_dump(mode="json")}
 
 
+def _encode(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        reading = DatasetReading(transform=options.transform, resolution=options.resolution, convert=options.convert)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "transform"
+        raise InvalidSpec(f"--{name}: {first['msg']}", param=name) from error
+    from ddo_engine.device import pick_device  # noqa: PLC0415  (torch)
+    from ddo_engine.encode import encode  # noqa: PLC0415  (torch)
+
+    info = encode(options.source, options.destination, options.autoencoder, reading, pick_device(options.device))
+    return {"destination": str(options.destination), **info.model_dump(mode="json")}
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "convert": _convert,
     "export": _export,
     "inspect": _inspect,
+    "encode": _encode,
 }
 
 
