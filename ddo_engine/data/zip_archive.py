@@ -24,7 +24,7 @@ _HIGHEST_VERSION = 63
 _END, _END64, _LOCATOR64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _ENTRY, _LOCAL = struct.Struct("<4s6H3L5H2L"), struct.Struct("<4s5H3L2H")
 _MAX_COMMENT = 0xFFFF
-_IN_EXTRA_16, _IN_EXTRA_32 = 0xFFFF, 0xFFFFFFFF
+_IN_EXTRA_32 = 0xFFFFFFFF
 _ZIP64_EXTRA = 1
 _SMALL = 2**16  # what inflates to less than this may do so at any ratio
 
@@ -118,8 +118,7 @@ class ZipArchive:
         """Return where the directory begins, its bytes and its number of entries."""
         end_at, record = self._end_record(file)
         _, _, _, _, count, size, offset, _ = record
-        if count == _IN_EXTRA_16 or _IN_EXTRA_32 in (size, offset):
-            end_at, count, size, offset = self._end64_record(file, end_at, (count, size, offset))
+        end_at, count, size, offset = self._end64_record(file, end_at, (count, size, offset))
         # multi-volume zips and zips behind a foreign prefix do not add up
         if offset + size != end_at or size < count * _ENTRY.size:
             raise self._incomplete("its directory is not where it says")
@@ -138,12 +137,13 @@ class ZipArchive:
         return length - len(tail) + at, record
 
     def _end64_record(self, file: BinaryIO, end_at: int, found: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """Return what the 64-bit record before the end says, or what the end itself says where there is none."""
         if end_at < _LOCATOR64.size + _END64.size:
-            raise self._incomplete("its end is damaged")
+            return (end_at, *found)
         file.seek(end_at - _LOCATOR64.size)
         signature, _, at, _ = _LOCATOR64.unpack(file.read(_LOCATOR64.size))
         if signature != b"PK\x06\x07":
-            return (end_at, *found)  # exactly 65,535 entries need no 64-bit record
+            return (end_at, *found)
         if at + _END64.size > end_at - _LOCATOR64.size:
             raise self._incomplete("its end is damaged")
         file.seek(at)
