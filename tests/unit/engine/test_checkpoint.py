@@ -297,7 +297,7 @@ def test_checkpoint_with_a_weight_that_is_not_finite_names_it(path, value):
 
 
 def test_get_family_of_an_unknown_name_is_refused():
-    with pytest.raises(CorruptCheckpoint, match="known: .*edm, edm2"):
+    with pytest.raises(CorruptCheckpoint, match=r"known: .*edm, edm2"):
         get_family("edm3")
 
 
