@@ -1,10 +1,9 @@
 """The family of the library's models as the rest of the engine sees it."""
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.families.diffusers.networks import build_network
@@ -28,32 +27,24 @@ class DiffusersFamily(DiffusionFamily):
         """
         return build_network(config).eval()
 
-    def sample_in_model_space(
-        self,
-        model: nn.Module,
-        seeds: Sequence[int],
-        labels_B: Tensor | None,
-        sampler: SamplerSettings,
-        *,
-        guide: nn.Module | None = None,
-        on_step: Callable[[int], None] | None = None,
-    ) -> Tensor:
-        """See :meth:`ddo_engine.families.diffusion.family.DiffusionFamily.sample_in_model_space`.
+    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_sampler`.
 
         Raises:
             InvalidSpec: As there; or the sampler starts at more noise than a network knows, or wants a null label.
         """
+        super().check_sampler(model, guide, sampler)
+        assert not isinstance(sampler, AutoregressiveSettings)
         for network in (model, guide):
-            if isinstance(network, UNetDenoiser) and not isinstance(sampler, AutoregressiveSettings):
+            if isinstance(network, UNetDenoiser):
                 _check_noise_is_known(network, sampler.sigma_max)
         guiding = model if guide is None else guide
-        if sampler.is_guided and not getattr(sampler, "guide_sees_labels", True) and _has_no_null_label(guiding):
+        if sampler.is_guided and not sampler.guide_sees_labels and _has_no_null_label(guiding):
             raise InvalidSpec(
                 "sampler.guide_sees_labels: class-conditional models of the diffusers library have no null label; give "
                 "an unconditional guide, or set sampler.guide_sees_labels to true and give a conditional one",
                 param="sampler.guide_sees_labels",
             )
-        return super().sample_in_model_space(model, seeds, labels_B, sampler, guide=guide, on_step=on_step)
 
     def _denoiser(self, model: nn.Module) -> Denoiser:
         if getattr(model, "is_autoencoder", False):
