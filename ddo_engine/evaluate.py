@@ -21,10 +21,11 @@ from ddo_engine.inputs import (
     open_feature_network,
     verified_sha256,
 )
-from ddo_engine.models import open_models
+from ddo_engine.models import UnitModels, open_models
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import Evaluated, EvaluateSpec, TrainingSettings
+from ddo_engine.unit_data import as_pixels, as_trained_on
 
 DENOISING_DRAWS = 16  # noise draws per image; checkpoints share them, so that differences are not noise
 DENOISING_BATCH = 250
@@ -49,11 +50,12 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
     verified_sha256(spec.feature_network, "feature_network")
     features = open_feature_network(spec.feature_network, context.device)
-    check_features_fit_dataset(features, dataset.info)
+    pixels = as_pixels(dataset, checkpoint)
+    check_features_fit_dataset(features, pixels.info)
     dataset_sha256 = verified_sha256(spec.dataset, "dataset")
     evaluator = Evaluator(
         features,
-        dataset,
+        pixels,
         dataset_sha256,
         spec.sampler,
         spec.grey_levels,
@@ -61,7 +63,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         spec.dataset_reading,
         models.companions,
     )
-    denoising = _denoising_dataset(spec, checkpoint)
+    denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():
         common: dict[str, float] = {}
         if denoising is not None:
@@ -114,14 +116,14 @@ def denoising_loss(
     return float(total) / (DENOISING_DRAWS * len(dataset))
 
 
-def _denoising_dataset(spec: EvaluateSpec, checkpoint: LoadedCheckpoint) -> ImageDataset | None:
+def _denoising_dataset(spec: EvaluateSpec, models: UnitModels, context: RunContext) -> ImageDataset | None:
     if spec.denoising_dataset is None:
         return None
     verified_sha256(spec.denoising_dataset, "denoising_dataset")
     dataset = open_dataset(spec.denoising_dataset, "denoising_dataset", spec.dataset_reading)
-    check_model_fits_dataset(checkpoint.info, dataset.info, "denoising_dataset")
+    check_model_fits_dataset(models.checkpoint.info, dataset.info, "denoising_dataset")
     check_grey_levels(dataset, spec.grey_levels, "denoising_dataset")
-    return dataset
+    return as_trained_on(dataset, spec.denoising_dataset, spec.dataset_reading, models, context)
 
 
 def _kimg_of(provenance: dict[str, Any]) -> float:

@@ -4,7 +4,7 @@ It goes through the same rounding, file format and loader as the data: a discrim
 any difference between the pipelines before it learns one between the images.
 """
 
-from ddo_engine.data import write_dataset
+from ddo_engine.data import write_dataset, write_latents
 from ddo_engine.device import out_of_memory_blames
 from ddo_engine.events import ProgressReporter
 from ddo_engine.inputs import (
@@ -18,6 +18,7 @@ from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
 from ddo_engine.sampling import generate_images
 from ddo_engine.spec import FileRole, GenerateSpec
+from ddo_engine.unit_data import as_stored
 
 REFERENCE_SET_FILE = "reference-set.zip"
 
@@ -55,6 +56,8 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
             on_progress=progress.update,
         )
     path = context.workdir / REFERENCE_SET_FILE
-    write_dataset(path, samples.images_BCHW, samples.labels_B)
+    stored = as_stored(samples, checkpoint)
+    write = write_dataset if checkpoint.info.space != "latents" else write_latents
+    write(path, stored.images_BCHW, stored.labels_B)
     info = {"first_seed": spec.first_seed, "num_samples": spec.num_samples}
     context.announce_file(FileRole.REFERENCE_SET, path, info=info)

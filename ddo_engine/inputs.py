@@ -79,11 +79,20 @@ def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param:
     """Refuse images that the model was not made for.
 
     Raises:
-        IncompatibleInputs: Resolution, channels or classes differ.
+        IncompatibleInputs: Kind, resolution, channels or classes differ.
     """
-    if (model.img_resolution, model.img_channels) != (dataset.img_resolution, dataset.img_channels):
+    if dataset.kind == "latents" and model.space != "latents":
         raise IncompatibleInputs(
-            f"the checkpoint draws images of {_shape(model)}, the dataset has {_shape(dataset)}: "
+            f"the dataset holds latents, the checkpoint works on {model.space}: give the dataset's images",
+            param=param,
+        )
+    expected = (model.img_resolution, model.img_channels)
+    if model.space == "latents" and dataset.kind == "images":
+        expected = (model.decoded_resolution or 0, model.decoded_channels or 0)
+    if expected != (dataset.img_resolution, dataset.img_channels):
+        raise IncompatibleInputs(
+            f"the checkpoint draws {dataset.kind} of {_shape(*expected)}, the dataset has "
+            f"{_shape(dataset.img_resolution, dataset.img_channels)}: "
             "resize or convert the dataset, or choose a checkpoint of its size",
             param=param,
         )
@@ -186,6 +195,5 @@ def _blaming(param: str) -> Iterator[None]:
         raise
 
 
-def _shape(info: CheckpointInfo | DatasetInfo) -> str:
-    channels = "channel" if info.img_channels == 1 else "channels"
-    return f"{info.img_resolution}x{info.img_resolution} with {info.img_channels} {channels}"
+def _shape(resolution: int, channels: int) -> str:
+    return f"{resolution}x{resolution} with {channels} channel{'' if channels == 1 else 's'}"

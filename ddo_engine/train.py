@@ -31,6 +31,7 @@ from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
 from ddo_engine.state_file import SavedState, read_state
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 from ddo_engine.trial import COMMON_DIAGNOSTICS, STATE_FILE, Trial
+from ddo_engine.unit_data import as_pixels, as_trained_on
 
 
 def run(spec: TrainSpec, context: RunContext) -> None:
@@ -67,8 +68,10 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     if saved is not None:
         check_belongs_to(saved, run_identity(spec, hashes))
         _warn_of_other_numerics(saved, context.device)
-    evaluator = _evaluator(spec, context, models, dataset, hashes)
-    loss = _training_loss(spec, context, base, dataset)
+    evaluator = _evaluator(spec, context, models, as_pixels(dataset, base), hashes)
+    loss = _training_loss(
+        spec, context, base, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
+    )
     state = TrainingState.fresh(base.model, spec.training, COMMON_DIAGNOSTICS + loss.diagnostics)
     if saved is not None:
         state.restore(saved)
@@ -129,6 +132,11 @@ def _reference_set(spec: TrainSpec, base: LoadedCheckpoint) -> ImageDataset:
         param = f"reference_set.{index}"
         shard = open_dataset(file, param)
         check_model_fits_dataset(base.info, shard.info, param)
+        if (shard.info.kind == "latents") != (base.info.space == "latents"):
+            raise IncompatibleInputs(
+                "the reference set was not stored as the dataset is trained on: generate it with this checkpoint",
+                param=param,
+            )
         check_grey_levels(shard, spec.grey_levels, param)
         shards.append(shard)
     try:

@@ -26,6 +26,7 @@ from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import FileRef, Report, ValidateSpec
 from ddo_engine.tensor_file import read_tensor_file
+from ddo_engine.unit_data import as_pixels
 
 Network = Literal["checkpoint", "autoencoder", "guide"]
 _NETWORKS: tuple[Network, ...] = ("checkpoint", "autoencoder", "guide")
@@ -46,7 +47,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     for param in ("dataset", "feature_network"):
         verified_sha256(getattr(spec, param), param)
     converted = _convert(spec, context)
-    spec = spec.model_copy(update={**converted})
+    spec = spec.model_copy(update={str(name): file for name, file in converted.items()})
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
     check_sampler(models.checkpoint, models.guide, spec.sampler)
@@ -54,10 +55,11 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
-    check_features_fit_dataset(features, dataset.info)
+    pixels = as_pixels(dataset, checkpoint)
+    check_features_fit_dataset(features, pixels.info)
     check_every_image(dataset)
     check_grey_levels(dataset, spec.grey_levels)
-    check_features_vary(extract(features, dataset.batch(range(min(FEATURE_BATCH, len(dataset)))).images_BCHW))
+    check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
 
 

@@ -21,7 +21,7 @@ from ddo_engine.families.diffusion.precision import forbid_tf32
 from ddo_engine.spec import PositiveFloat, Settings
 
 _LOG_VARIANCE_BOUNDS = (-30.0, 20.0)  # the library's
-_PIXELS_OF_A_CALL, _MOST_ROWS_OF_A_CALL = 512 * 512, 16
+_PIXELS_OF_A_CALL, _MOST_ROWS_OF_A_CALL = 256 * 256, 16
 
 
 class AutoencoderArguments(Settings):

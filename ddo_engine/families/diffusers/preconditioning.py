@@ -43,7 +43,11 @@ class Preconditioning(Protocol):
 
 
 class VariancePreserving:
-    """Discrete timesteps. ``c_noise`` is the step whose noise level is nearest, as for iDDPM in arXiv:2206.00364."""
+    """Discrete timesteps. ``c_noise`` is the step whose noise level is nearest, as for iDDPM in arXiv:2206.00364.
+
+    Beyond the schedule that is the first or the last step: samplers may end a little below its lowest level, as usual,
+    and are refused where they start above its highest; in training the tails of the noise distribution reach both.
+    """
 
     sigma_data = 1.0
 
