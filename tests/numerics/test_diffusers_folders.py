@@ -104,9 +104,15 @@ def test_commands_take_a_folder(tmp_path, pipeline, capsys):
     assert json.loads(capsys.readouterr().out)["info"]["network"] == "UNet2DModel"
 
 
-def test_sandbox_takes_a_folder(tmp_path, pipeline):
-    manifest = convert_in_sandbox(pipeline, tmp_path / "model.safetensors")
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_sandbox_takes_a_folder_or_an_archive(tmp_path, pipeline, is_packed):
+    source = pipeline
+    if is_packed:
+        source = tmp_path / "packed.zip"
+        pack_zip(pipeline, source, "")
+    manifest = convert_in_sandbox(source, tmp_path / "model.safetensors")
     assert manifest["family"] == "diffusers"
+    assert manifest["provenance"]["converted_from"]["name"] == source.name
     assert ddo_engine.load_model(tmp_path / "model.safetensors").img_resolution == 8
 
 
