@@ -7,7 +7,7 @@ is bounded before it is spent.
 """
 
 import struct
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from pickletools import opcodes
 from typing import Any
 
@@ -162,14 +162,14 @@ class InertUnpickler:
         if not isinstance(target, dict) or len(values) % 2:
             raise TypeError
         for key, value in zip(values[::2], values[1::2], strict=True):
-            target[_plain_key(key)] = value
+            target[_text_key(key)] = value
 
     def add_items(self, values: list[Any]) -> None:
         """Add to the set on top."""
         target = self.top()
         if type(target) is not set:
             raise TypeError
-        target.update(_plain_key(value) for value in values)
+        target.update(_text_key(value) for value in values)
 
     def read_global(self) -> None:
         """Push the global that the next two lines name."""
@@ -234,9 +234,10 @@ class InertUnpickler:
         self.push(self._memo[index])
 
 
-def _plain_key(key: Any) -> Hashable:
-    # The hash of a tuple of tuples of … takes exponential time when each holds the last one twice.
-    if not isinstance(key, str | int | None):
+def _text_key(key: Any) -> str:
+    # The hash of a tuple of tuples of … takes exponential time when each holds the last one twice, and integers can be
+    # chosen to have one hash; that of a text is salted.
+    if type(key) is not str:
         raise TypeError
     return key
 

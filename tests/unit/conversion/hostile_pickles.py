@@ -179,6 +179,8 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     tuples = b")\x94" + b"".join(b"h" + bytes([i]) + b"h" + bytes([i]) + b"\x86\x94" for i in range(100))
     yield "key-whose-hash-takes-for-ever", b"\x80\x04}" + tuples + b"Ns."
     yield "member-whose-hash-takes-for-ever", b"\x80\x04\x8f(" + tuples + b"\x90."
+    colliding = b"".join(b"\x8a\x10" + (index * (2**61 - 1)).to_bytes(16, "little") + b"N" for index in range(100_000))
+    yield "keys-of-one-hash", b"\x80\x04}(" + colliding + b"u."
     yield "list-in-itself", b"\x80\x04]\x94h\x00a."
 
 

@@ -42,6 +42,15 @@ def test_model_of_an_official_pickle_denoises_as_the_official_one(tmp_path, name
     golden.assert_golden(denoised, golden.arrays(name)["D"])
 
 
+@pytest.mark.parametrize("name", EDM2[:2])
+def test_model_of_an_edm2_pickle_denoises_with_its_half_precision_weights(tmp_path, name):
+    model = ddo_engine.load_model(write(tmp_path / "official.pkl", pickle_of(name)))
+    labels = golden.class_indices(name, "class_labels")
+    with torch.no_grad():
+        denoised = model.denoise(golden.tensor(name, "x"), golden.tensor(name, "sigma"), labels)
+    golden.assert_golden(denoised, golden.arrays(name)["D_half_params"])
+
+
 def test_tensors_keep_their_official_order(tmp_path):
     official = open_official(write(tmp_path / "official.pkl", pickle_of(EDM[2])))
     assert list(official.tensors) == list(golden.state_dict(EDM[2]))
