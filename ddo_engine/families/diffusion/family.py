@@ -187,7 +187,21 @@ class DiffusionFamily:
         x0_BCHW = denoiser.space.to_model(real.images_BCHW, generator)
         noise = draw_noise(x0_BCHW, training.P_mean, training.P_std, generator)
         with dropout_off(denoiser):
-            return denoising_loss(denoiser, x0_BCHW, _labels_of(denoiser, real), noise)
+            return self.loss_at_noise(denoiser, x0_BCHW, _labels_of(denoiser, real), noise)
+
+    def loss_at_noise(self, denoiser: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+        """Return what :meth:`pretraining_loss` minimises, once the noise is drawn: EDM's loss unless overridden.
+
+        Args:
+            denoiser: Of this family, without dropout.
+            x0_BCHW: In the model's space, float32.
+            labels_B: int64 class indices; None for an unconditional model.
+            noise: For these rows.
+
+        Returns:
+            Summed over C·H·W, not averaged, in every family. Shape (B,), float32.
+        """
+        return denoising_loss(denoiser, x0_BCHW, labels_B, noise)
 
     def _denoiser(self, model: nn.Module) -> Denoiser:
         if not isinstance(model, Denoiser) or model.family != self.name:

@@ -43,13 +43,18 @@ def draw_noise(x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Ge
     return NoiseDraw((normal_B * P_std + P_mean).exp(), eps_BCHW)
 
 
-def denoising_loss(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
-    """Return ``‖F_theta(x_t, t) − F‖²``, which is ``lambda(t) ‖D − x0‖²``, summed over C·H·W. Shape (B,).
+def squared_error(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+    """Return ``(F_theta(x_t, t) − F)²``, which is ``lambda(t) (D − x0)²``, element by element. Shape (B, C, H, W).
 
     Source: arXiv:2206.00364, eq. 8.
     """
     output = _free_form_at_noise(model, x0_BCHW, labels_B, noise)
-    return (output - model.free_form_target(x0_BCHW, noise.t_B, noise.eps_BCHW)).square().flatten(1).sum(1)
+    return (output - model.free_form_target(x0_BCHW, noise.t_B, noise.eps_BCHW)).square()
+
+
+def denoising_loss(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+    """Return ``‖F_theta(x_t, t) − F‖²``, the squared error summed over C·H·W. Shape (B,)."""
+    return squared_error(model, x0_BCHW, labels_B, noise).flatten(1).sum(1)
 
 
 def log_likelihood_ratio_estimate(

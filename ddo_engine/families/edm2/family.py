@@ -2,11 +2,14 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from ddo_engine.families.diffusion.denoiser import Denoiser
 from ddo_engine.families.diffusion.family import DiffusionFamily
+from ddo_engine.families.diffusion.likelihood import NoiseDraw
+from ddo_engine.families.edm2.loss import uncertainty_weighted_error
 from ddo_engine.families.edm2.networks import build_network
-from ddo_engine.families.edm2.precond import normalise_weights_
+from ddo_engine.families.edm2.precond import Precond, normalise_weights_
 from ddo_engine.spec import HeunSettings, SamplerSettings
 
 
@@ -23,3 +26,12 @@ class EDM2Family(DiffusionFamily):
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: weights back to unit magnitude."""
         normalise_weights_(model)
+
+    def loss_at_noise(self, denoiser: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
+        """Return the loss weighed by the predicted uncertainty, summed over C·H·W. Shape (B,), float32.
+
+        Its mean over a batch is what the official training code differentiates. The DDO ratio leaves the uncertainty
+        out: it is the squared errors alone that bound the likelihood (arXiv:2503.01103, eq. 43).
+        """
+        assert isinstance(denoiser, Precond)
+        return uncertainty_weighted_error(denoiser, x0_BCHW, labels_B, noise).flatten(1).sum(1)
