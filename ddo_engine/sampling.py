@@ -13,8 +13,8 @@ from ddo_engine.families import get_family
 from ddo_engine.families.protocol import Family, LabelledImages
 from ddo_engine.spec import LabelDistribution, SamplerSettings
 
-# On a CPU, sums of products are blocked in another way below so many rows, and the last bits of an image would depend
-# on how many others are drawn beside it. Measured in bench/sampling.py.
+# On a CPU, products of matrices are summed in another order below so many rows, and the last bits of an image would
+# depend on how many others are drawn beside it. Measured in bench/sampling.py.
 ROWS_OF_A_CALL = 16
 
 # In units of 2^-64: integers make the labels the same on every machine.
@@ -73,7 +73,7 @@ def generate_images(
     grey_levels: int = 256,
     on_progress: Callable[[int], None] | None = None,
 ) -> LabelledImages:
-    """Draw one image per seed, ``sampler.batch_size`` at a time.
+    """Draw one image per seed, about ``sampler.batch_size`` at a time.
 
     Args:
         model: In eval mode, on the device to sample on.
@@ -95,8 +95,9 @@ def generate_images(
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel
     batches: list[Tensor] = []
     labels: list[Tensor] = []
-    for start in range(0, len(seeds), sampler.batch_size):
-        batch_seeds = seeds[start : start + sampler.batch_size]
+    batch_size = _batch_size(model, sampler)
+    for start in range(0, len(seeds), batch_size):
+        batch_seeds = seeds[start : start + batch_size]
         labels_B = labels_for_seeds(batch_seeds, label_dim, sampler.labels, class_counts)
         if labels_B is None:
             labels_B = family.draw_labels(model, batch_seeds)
@@ -117,11 +118,12 @@ def sample(
     sampler: SamplerSettings | None = None,
     guide: nn.Module | None = None,
 ) -> Tensor:
-    """Draw one image per seed, ``sampler.batch_size`` of them per network call.
+    """Draw one image per seed, about ``sampler.batch_size`` of them per network call.
 
     Args:
         model: From :func:`ddo_engine.load_model`.
-        seeds: One per image; image i depends on seed i (and its label) alone, to the bit on a CPU.
+        seeds: One per image; image i depends on seed i (and its label) alone. On a CPU that holds to the bit; on a GPU
+            to the bit for one ``sampler.batch_size``, whatever seeds are drawn together.
         labels: Class indices; None draws those of a conditional model from the seeds, or, for
             ``sampler.labels = "balanced"``, takes seed mod number of classes.
         sampler: How to draw; None takes the family's default (EDM's for CIFAR-10, EDM2's, VAR without guidance).
@@ -147,19 +149,33 @@ def sample(
         labels_B = labels_for_seeds(seeds, label_dim, sampler.labels, ())
     if len(seeds) == 0:
         raise ValueError("seeds: give at least one")
+    batch_size = _batch_size(model, sampler)
     return torch.cat(
         [
             _sample_padded(
                 model,
                 family,
-                seeds[start : start + sampler.batch_size],
-                None if labels_B is None else labels_B[start : start + sampler.batch_size],
+                seeds[start : start + batch_size],
+                None if labels_B is None else labels_B[start : start + batch_size],
                 sampler,
                 guide,
             )
-            for start in range(0, len(seeds), sampler.batch_size)
+            for start in range(0, len(seeds), batch_size)
         ]
     )
+
+
+def _batch_size(model: nn.Module, sampler: SamplerSettings) -> int:
+    """Return how many images are drawn together: rows that a CPU would only be padded with may as well be images."""
+    return _multiple_of_rows(sampler.batch_size) if _is_on_cpu(model) else sampler.batch_size
+
+
+def _is_on_cpu(model: nn.Module) -> bool:
+    return next(model.parameters()).device.type == "cpu"
+
+
+def _multiple_of_rows(count: int) -> int:
+    return -(-count // ROWS_OF_A_CALL) * ROWS_OF_A_CALL
 
 
 def _sample_padded(
@@ -172,11 +188,10 @@ def _sample_padded(
 ) -> Tensor:
     """Draw a batch in network calls of a number of rows that does not depend on what else is drawn.
 
-    On a CPU that number is the next multiple of ``ROWS_OF_A_CALL``; elsewhere kernels are chosen by the exact shape,
-    and it is the sampler's batch size.
+    On a CPU any multiple of ``ROWS_OF_A_CALL`` will do; elsewhere kernels are chosen by the exact shape, and it is the
+    sampler's batch size.
     """
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    rows = -(-len(seeds) // ROWS_OF_A_CALL) * ROWS_OF_A_CALL if on_cpu else max(sampler.batch_size, len(seeds))
+    rows = _multiple_of_rows(len(seeds)) if _is_on_cpu(model) else sampler.batch_size
     missing = rows - len(seeds)
     padded_seeds = [*seeds, *[seeds[-1]] * missing]
     padded_labels = None if labels_B is None else torch.cat([labels_B, labels_B[-1:].expand(missing)])
