@@ -13,7 +13,7 @@ import torch
 
 from ddo_engine.checkpoint import LoadedCheckpoint, save_checkpoint
 from ddo_engine.device import out_of_memory_blames
-from ddo_engine.ema import ema_decay, update_ema
+from ddo_engine.ema import ema_decay_at, update_ema
 from ddo_engine.errors import Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
@@ -115,7 +115,7 @@ class Trial:
         if not bool(torch.isfinite(numbers_K).all()):
             raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
         state.optimizer.step()
-        update_ema(state.ema_model, state.target_model, ema_decay(training.batch_size, training.ema_half_life_kimg))
+        update_ema(state.ema_model, state.target_model, ema_decay_at(state.step, training))
         # After the average: it is taken of the weights that the optimizer left (arXiv:2312.02696, section 3.1).
         self.base.family.constrain_(state.target_model)
         return numbers_K.double()

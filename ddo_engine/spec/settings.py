@@ -40,7 +40,24 @@ class TrainingSettings(Settings):
         description="After warm-up the rate follows a half cosine down to this share of the peak.",
     )
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    ema_half_life_kimg: PositiveFloat = Field(description="EMA weights forget half after so many thousand images.")
+    ema_half_life_kimg: PositiveFloat | None = Field(
+        default=None,
+        description="EMA weights forget half after so many thousand images. Give this or ema_std, the other as null.",
+    )
+    ema_rampup_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="With ema_half_life_kimg: the half-life is at most this share of the trial's images so far (EDM's "
+        "pretraining: 0.05). None: constant, as EDM has it when it starts from a trained network.",
+    )
+    ema_std: float | None = Field(
+        default=None,
+        ge=0.001,
+        le=0.28,
+        description="EMA by power function instead (EDM2): the standard deviation of its profile over the trial's "
+        "images so far, as a share of them. 0.05 in the paper's EDM2 runs.",
+    )
     P_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of log sigma.")
     P_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of log sigma.")
     evaluate_every_kimg: PositiveFloat = Field(description="Evaluate the EMA weights this often, and at the end.")
@@ -61,6 +78,14 @@ class TrainingSettings(Settings):
             raise ValueError("kimg is less than one batch: raise kimg or lower batch_size")
         if self.warmup_kimg > self.kimg:
             raise ValueError("warmup_kimg must not exceed kimg")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_average(self) -> Self:
+        if (self.ema_half_life_kimg is None) == (self.ema_std is None):
+            raise ValueError("give exactly one of ema_half_life_kimg and ema_std, and leave the other out or null")
+        if self.ema_rampup_ratio is not None and self.ema_half_life_kimg is None:
+            raise ValueError("ema_rampup_ratio shortens ema_half_life_kimg: leave it out with ema_std")
         return self
 
     @property
