@@ -88,9 +88,14 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
 
 @torch.no_grad()
 def denoising_loss(
-    checkpoint: LoadedCheckpoint, dataset: ImageDataset, P_mean: float, P_std: float, device: torch.device
+    checkpoint: LoadedCheckpoint,
+    dataset: ImageDataset,
+    P_mean: float,
+    P_std: float,
+    device: torch.device,
+    num_draws: int = DENOISING_DRAWS,
 ) -> float:
-    """Return the family's pretraining loss, averaged over a dataset and ``DENOISING_DRAWS`` fixed draws of the noise.
+    """Return the family's pretraining loss, averaged over a dataset and ``num_draws`` fixed draws of the noise.
 
     Args:
         checkpoint: The model to measure.
@@ -98,6 +103,7 @@ def denoising_loss(
         P_mean: Mean of log sigma.
         P_std: Standard deviation of log sigma.
         device: Where the model is.
+        num_draws: Noise draws per image.
 
     Returns:
         Loss per image, summed over C·H·W (or tokens).
@@ -107,13 +113,13 @@ def denoising_loss(
         kimg=1, batch_size=1, learning_rate=1, ema_half_life_kimg=1, evaluate_every_kimg=1, P_mean=P_mean, P_std=P_std
     )
     total = torch.zeros((), dtype=torch.float64, device=device)
-    for draw in range(DENOISING_DRAWS):
+    for draw in range(num_draws):
         for index, start in enumerate(range(0, len(dataset), DENOISING_BATCH)):
             batch = dataset.batch(range(start, min(start + DENOISING_BATCH, len(dataset)))).to(device)
             generator = generator_for(device, draw, "denoising-loss", index)
             loss_B = checkpoint.family.pretraining_loss(checkpoint.model, batch, noise, generator)
             total += loss_B.double().sum()
-    return float(total) / (DENOISING_DRAWS * len(dataset))
+    return float(total) / (num_draws * len(dataset))
 
 
 def _denoising_dataset(spec: EvaluateSpec, models: UnitModels, context: RunContext) -> ImageDataset | None:

@@ -60,6 +60,7 @@ def _state_path(spec: TrainSpec, context: RunContext) -> Path | None:
 def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> Trial:
     models = open_models(spec, context.device)
     base = models.checkpoint
+    base.family.check_training(base.model, spec.training)
     base.family.constrain_(base.model)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(base.info, dataset.info)

@@ -51,6 +51,8 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
     check_sampler(models.checkpoint, models.guide, spec.sampler)
+    if spec.training is not None:
+        checkpoint.family.check_training(checkpoint.model, spec.training)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)

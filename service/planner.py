@@ -70,6 +70,8 @@ def _validate(job: JobView) -> list[Action]:
             dataset=FileRef(uri=job.spec.dataset.uri),
             feature_network=FileRef(uri=job.spec.feature_network),
             sampler=job.spec.sampler,
+            training=job.spec.training,
+            evaluation=job.spec.evaluation,
             dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
         )

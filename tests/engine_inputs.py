@@ -173,6 +173,8 @@ def run_in_process(
     spec: dict[str, Any],
     workdir: Path,
     on_event: Callable[[dict[str, Any], StopRequest], None] | None = None,
+    *,
+    cache: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run a command inside this process; errors of the engine are raised.
 
@@ -181,6 +183,7 @@ def run_in_process(
         spec: Of the unit.
         workdir: Made if missing.
         on_event: Sees each event; may request a stop or raise.
+        cache: Folder that runs share.
 
     Returns:
         The events, also those before an error if ``on_event`` kept them.
@@ -196,7 +199,7 @@ def run_in_process(
             on_event(content, stop)
 
     writer = EventWriter(io.StringIO(), listen)
-    context = RunContext(workdir, torch.device("cpu"), writer, stop)
+    context = RunContext(workdir, torch.device("cpu"), writer, stop, cache)
     import_module(f"ddo_engine.{command}").run(COMMANDS[command].model_validate(spec), context)
     return events
 

@@ -116,6 +116,13 @@ class Family(Protocol):
             InvalidSpec: The sampler is not one for this model, or guidance has no guide; names the setting.
         """
 
+    def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
+        """Refuse settings that :meth:`log_likelihood_ratios` and :meth:`pretraining_loss` would refuse.
+
+        Raises:
+            InvalidSpec: The model cannot be trained so; names the setting.
+        """
+
     def constrain_(self, model: nn.Module) -> None:
         """Project the weights, in place, onto the family's constraint set.
 

@@ -25,13 +25,20 @@ from ddo_engine.spec.event import (
     Started,
 )
 from ddo_engine.spec.job import JobSpec
+from ddo_engine.spec.learning_rate import (
+    CosineSchedule,
+    EDM2Schedule,
+    EDMSchedule,
+    LearningRateSchedule,
+    VARSchedule,
+)
+from ddo_engine.spec.location import as_written
 from ddo_engine.spec.sampler import (
     AutoregressiveSettings,
     DPMSolverSettings,
     HeunSettings,
     LabelDistribution,
     SamplerSettings,
-    as_written,
 )
 from ddo_engine.spec.settings import (
     ConfirmSettings,
@@ -53,11 +60,14 @@ __all__ = [
     "AutoregressiveSettings",
     "CheckpointInfo",
     "ConfirmSettings",
+    "CosineSchedule",
     "DDOObjective",
     "DPMSolverSettings",
     "DatasetInfo",
     "DatasetReading",
     "DatasetSettings",
+    "EDM2Schedule",
+    "EDMSchedule",
     "EngineEvent",
     "EvaluateSpec",
     "Evaluated",
@@ -72,6 +82,7 @@ __all__ = [
     "HeunSettings",
     "JobSpec",
     "LabelDistribution",
+    "LearningRateSchedule",
     "MLEObjective",
     "Metric",
     "Objective",
@@ -88,6 +99,7 @@ __all__ = [
     "TrainingSettings",
     "UnitSpec",
     "Uri",
+    "VARSchedule",
     "ValidateSpec",
     "as_written",
     "map_files",

@@ -1,6 +1,5 @@
 """How images are drawn from a model: one settings class per kind of sampler."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -133,15 +132,6 @@ class AutoregressiveSettings(_AnySampler):
 
 def _kind_of(value: Any) -> str:
     return str(value.get("kind", "heun") if isinstance(value, dict) else getattr(value, "kind", "heun"))
-
-
-def as_written(location: Sequence[int | str]) -> tuple[int | str, ...]:
-    """Return where pydantic found an error without the kind of sampler that it tried there."""
-    return tuple(
-        part
-        for index, part in enumerate(location)
-        if not (part in SAMPLER_KINDS and index > 0 and location[index - 1] == "sampler")
-    )
 
 
 SAMPLER_KINDS = ("heun", "dpm_solver_v3", "autoregressive")

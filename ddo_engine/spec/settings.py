@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
+from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
 
 
 class DDOObjective(Settings):
@@ -30,6 +31,9 @@ class TrainingSettings(Settings):
     kimg: PositiveFloat = Field(le=1e7, description="Length of a trial in thousands of real images.")
     batch_size: int = Field(ge=1, le=65536, description="Real images per step; a DDO step adds as many fakes.")
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of Adam.")
+    schedule: LearningRateSchedule = Field(
+        default=CosineSchedule(), description="How the rate rises in warm-up and falls after it."
+    )
     warmup_kimg: float = Field(
         default=0.0, ge=0, description="Linear warm-up from 0; all of kimg in the paper's EDM runs."
     )
@@ -37,7 +41,7 @@ class TrainingSettings(Settings):
         default=1.0,
         gt=0,
         le=1,
-        description="After warm-up the rate follows a half cosine down to this share of the peak.",
+        description="Share of the peak at the end, for the schedules that come down to one: 'cosine' and 'var'.",
     )
     adam_betas: tuple[float, float] = (0.9, 0.999)
     ema_half_life_kimg: PositiveFloat | None = Field(
@@ -60,6 +64,13 @@ class TrainingSettings(Settings):
     )
     P_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of log sigma.")
     P_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of log sigma.")
+    augment_probability: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="EDM's augmentation, of real and generated images alike, for networks that take its 9 labels; 0.12 "
+        "in the paper's EDM runs, 0 turns it off.",
+    )
     evaluate_every_kimg: PositiveFloat = Field(description="Evaluate the EMA weights this often, and at the end.")
     save_state_every_kimg: PositiveFloat | None = Field(
         default=None, description="Write the resumable training state this often; None: at every evaluation."
@@ -78,6 +89,14 @@ class TrainingSettings(Settings):
             raise ValueError("kimg is less than one batch: raise kimg or lower batch_size")
         if self.warmup_kimg > self.kimg:
             raise ValueError("warmup_kimg must not exceed kimg")
+        return self
+
+    @model_validator(mode="after")
+    def _final_factor_has_a_schedule(self) -> Self:
+        if self.final_learning_rate_factor != 1 and self.schedule.kind in ("edm", "edm2"):
+            raise ValueError(
+                f"schedule {self.schedule.kind!r} knows no final_learning_rate_factor: leave it out, or choose 'cosine'"
+            )
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,8 @@ class ValidateSpec(_WithModel):
     dataset_reading: DatasetReading = DatasetReading()
     grey_levels: int = Field(default=256, ge=2, le=256)
     sampler: SamplerSettings = HeunSettings()
+    training: TrainingSettings | None = Field(default=None, description="What the job's trials will be told.")
+    evaluation: EvaluationSettings | None = Field(default=None, description="What they will measure.")
 
 
 class GenerateSpec(_WithModel):

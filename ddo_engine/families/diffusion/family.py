@@ -70,6 +70,28 @@ class DiffusionFamily:
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
 
+    def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_training`: these networks know no augmentation."""
+        if training.augment_probability > 0:
+            raise InvalidSpec(
+                f"training.augment_probability: networks of the family {self.name!r} cannot be told how their images "
+                "were augmented, and would learn to draw augmented ones; set it to 0",
+                param="training.augment_probability",
+            )
+
+    def augment(
+        self, x0_BCHW: Tensor, training: TrainingSettings, generator: torch.Generator, *, num_batches: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the images to train on and their augmentation labels: here the images, None, and nothing drawn.
+
+        Args:
+            x0_BCHW: One or more batches of equal size, one after another, float32.
+            training: Which :meth:`check_training` does not refuse.
+            generator: On the images' device.
+            num_batches: So many; row i is augmented alike in all of them.
+        """
+        return x0_BCHW, None
+
     def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
         """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""
         return _open_streams(self._denoiser(model), seeds)[2]
@@ -149,10 +171,11 @@ class DiffusionFamily:
         """See :meth:`ddo_engine.families.protocol.Family.log_likelihood_ratios`.
 
         One forward pass of 2B rows per network, both without dropout whatever mode they are in. Randomness, in this
-        order: what the model's space draws for all 2B rows (pixels: nothing); then
-        :func:`ddo_engine.families.diffusion.likelihood.draw_noise` for the B rows of ``real``.
+        order: what the model's space draws for all 2B rows (pixels: nothing); then :meth:`augment`, then
+        :func:`ddo_engine.families.diffusion.likelihood.draw_noise`, each for the B rows of ``real``.
 
         Raises:
+            InvalidSpec: See :meth:`check_training`.
             ValueError: ``real`` and ``fake`` differ in shape, or a conditional model gets images without labels.
         """
         if real.images_BCHW.shape != fake.images_BCHW.shape:
@@ -162,10 +185,13 @@ class DiffusionFamily:
             )
         forbid_tf32()
         target, reference = self._denoiser(target_model), self._denoiser(reference_model)
+        for network in (target, reference):
+            self.check_training(network, training)
         x0_BCHW = target.space.to_model(torch.cat([real.images_BCHW, fake.images_BCHW]), generator)
+        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator, num_batches=2)
         noise = draw_noise(x0_BCHW[: len(real.images_BCHW)], training.P_mean, training.P_std, generator)
         labels_B = _labels_of(target, real, fake)
-        twice = NoiseDraw(noise.t_B.repeat(2), noise.eps_BCHW.repeat(2, 1, 1, 1))
+        twice = NoiseDraw(noise.t_B.repeat(2), noise.eps_BCHW.repeat(2, 1, 1, 1), augment_labels_BA)
         with dropout_off(target, reference):
             ratios_B = log_likelihood_ratio_estimate(target, reference, x0_BCHW, labels_B, twice)
         real_B, fake_B = ratios_B.chunk(2)
@@ -180,12 +206,16 @@ class DiffusionFamily:
         global generator would make a resumed run another run.
 
         Raises:
+            InvalidSpec: See :meth:`check_training`.
             ValueError: A conditional model gets images without labels.
         """
         forbid_tf32()
         denoiser = self._denoiser(model)
+        self.check_training(denoiser, training)
         x0_BCHW = denoiser.space.to_model(real.images_BCHW, generator)
+        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator)
         noise = draw_noise(x0_BCHW, training.P_mean, training.P_std, generator)
+        noise = replace(noise, augment_labels_BA=augment_labels_BA)
         with dropout_off(denoiser):
             return self.loss_at_noise(denoiser, x0_BCHW, _labels_of(denoiser, real), noise)
 

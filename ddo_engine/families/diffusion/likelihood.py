@@ -18,10 +18,12 @@ class NoiseDraw:
     Attributes:
         t_B: Noise levels, > 0.
         eps_BCHW: Standard normal noise.
+        augment_labels_BA: What was done to the images that the noise is added to; None if nothing was.
     """
 
     t_B: Tensor
     eps_BCHW: Tensor
+    augment_labels_BA: Tensor | None = None
 
 
 def draw_noise(x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator) -> NoiseDraw:
@@ -84,4 +86,4 @@ def log_likelihood_ratio_estimate(
 
 def _free_form_at_noise(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
     x_t = x0_BCHW + broadcast_to_images(noise.t_B) * noise.eps_BCHW
-    return model.free_form(x_t, noise.t_B, labels_B)
+    return model.free_form(x_t, noise.t_B, labels_B, noise.augment_labels_BA)

@@ -2,10 +2,15 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.diffusion.family import DiffusionFamily
+from ddo_engine.families.edm.augment import AUGMENT_DIM, augment, draw_augmentation
 from ddo_engine.families.edm.networks import build_network
+from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
+from ddo_engine.spec import TrainingSettings
 
 
 class EDMFamily(DiffusionFamily):
@@ -16,3 +21,32 @@ class EDMFamily(DiffusionFamily):
     def build(self, config: dict[str, Any]) -> nn.Module:
         """See :meth:`ddo_engine.families.protocol.Family.build`."""
         return build_network(config).eval()
+
+    def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_training`.
+
+        Augmentation needs a network that is told of it: another one would take augmented images for data, and draw
+        them.
+        """
+        denoiser = self._denoiser(model)
+        augment_dim = denoiser.augment_dim if isinstance(denoiser, PreconditionedDenoiser) else 0
+        if training.augment_probability > 0 and augment_dim != AUGMENT_DIM:
+            raise InvalidSpec(
+                f"training.augment_probability: EDM's augmentation comes with {AUGMENT_DIM} labels, without which a "
+                f"network would learn to draw augmented images; this one takes {augment_dim or 'none'} (augment_dim); "
+                "set training.augment_probability to 0, or choose a checkpoint with augment_dim "
+                f"{AUGMENT_DIM}",
+                param="training.augment_probability",
+            )
+
+    def augment(
+        self, x0_BCHW: Tensor, training: TrainingSettings, generator: torch.Generator, *, num_batches: int = 1
+    ) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`ddo_engine.families.diffusion.family.DiffusionFamily.augment`.
+
+        Draws :func:`ddo_engine.families.edm.augment.draw_augmentation` for one batch; with probability 0 nothing.
+        """
+        if training.augment_probability == 0:
+            return x0_BCHW, None
+        draw = draw_augmentation(len(x0_BCHW) // num_batches, generator).repeat(num_batches)
+        return augment(x0_BCHW, draw, training.augment_probability)

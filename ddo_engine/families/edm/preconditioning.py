@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddo_engine.families.diffusion.denoiser import Denoiser
+from ddo_engine.families.edm.layers import Linear
 
 
 class PreconditionedDenoiser(Denoiser):
@@ -33,6 +34,12 @@ class PreconditionedDenoiser(Denoiser):
         )
         self.model = model
         self.use_fp16 = use_fp16
+
+    @property
+    def augment_dim(self) -> int:
+        """Number of augmentation labels that F takes; 0 for no such input."""
+        layer = getattr(self.model, "map_augment", None)
+        return layer.in_features if isinstance(layer, Linear) else 0
 
     def network(
         self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None

@@ -44,6 +44,15 @@ class VARFamily:
         """See :meth:`ddo_engine.families.protocol.Family.check_sampler`."""
         _checked_sampler(_checked(model), guide, sampler)
 
+    def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_training`."""
+        if training.augment_probability > 0:
+            raise InvalidSpec(
+                "training.augment_probability: EDM's augmentation is for networks with augmentation labels, a VAR has "
+                "none; set it to 0",
+                param="training.augment_probability",
+            )
+
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
 

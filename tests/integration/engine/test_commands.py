@@ -161,6 +161,15 @@ def test_validate_of_a_feature_network_for_other_images_is_refused_naming_both(i
     assert caught.value.param == "feature_network"
 
 
+def test_validate_refuses_what_the_trials_would_refuse(inputs, tmp_path):
+    training = inputs.train_spec()["training"]
+    only(run_in_process("validate", validate_spec(inputs, training=training), tmp_path / "plain"), "report")
+    augmented = training | {"augment_probability": 0.12}
+    with pytest.raises(InvalidSpec, match="augment_dim") as caught:
+        run_in_process("validate", validate_spec(inputs, training=augmented), tmp_path / "augmented")
+    assert caught.value.param == "training.augment_probability"
+
+
 def test_validate_of_a_feature_network_that_overflows_is_refused(inputs, tmp_path):
     manifest = FeatureManifest(architecture="image_classifier", config=CLASSIFIER)
     network = ImageClassifier(ImageClassifierConfig(**CLASSIFIER))

@@ -6,7 +6,17 @@ from pathlib import Path
 import pytest
 
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, Interrupted, InvalidSpec
-from tests.engine_inputs import Killed, results, run_in_process
+from tests.engine_inputs import NETWORK, Killed, results, run_in_process, write_checkpoint
+
+UNET = {name: NETWORK[name] for name in ("img_resolution", "img_channels", "label_dim")} | {
+    "class_name": "EDMPrecond",
+    "model_type": "SongUNet",
+    "augment_dim": 9,
+    "model_channels": 8,
+    "channel_mult": [1],
+    "num_blocks": 1,
+    "attn_resolutions": [],
+}
 
 
 def specs(inputs):
@@ -62,6 +72,36 @@ def test_trial_killed_after_any_event_and_run_again_equals_undisturbed(inputs, t
             run_in_process("train", spec, workdir, die)
         resumed = run_in_process("train", spec, workdir)
         assert results(events + resumed) == results(undisturbed), f"killed after {undisturbed[index]}"
+
+
+@pytest.mark.parametrize("kind", ["ddo", "pretraining"])
+def test_trial_with_augmentation_stopped_and_run_again_equals_undisturbed(inputs, tmp_path, kind):
+    """On a U-Net that is told of it; augmentation changes every step."""
+    write_checkpoint(tmp_path / "unet.safetensors", UNET)
+    spec = specs(inputs)[kind] | {"checkpoint": str(tmp_path / "unet.safetensors")}
+    plain = run_in_process("train", spec, tmp_path / "plain")
+    spec["training"] = spec["training"] | {"augment_probability": 0.3}
+    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
+    events = []
+
+    def stop_after_step(event, stop):
+        events.append(event)
+        stop.requested = stop.requested or reports_step(event, 3)
+
+    with pytest.raises(Interrupted):
+        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    resumed = run_in_process("train", spec, tmp_path / "stopped")
+    assert resumed[0]["resumed_from_kimg"] == 0.048
+    assert results(events + resumed) == results(undisturbed)
+    losses = [[event["values"]["loss"] for event in run if event["type"] == "metric"] for run in (plain, undisturbed)]
+    assert all(before != after for before, after in zip(*losses, strict=True))
+
+
+def test_trial_with_augmentation_that_the_network_cannot_be_told_of_is_refused(inputs, tmp_path):
+    spec = inputs.train_spec(training={"augment_probability": 0.3})
+    with pytest.raises(InvalidSpec, match="augment_dim") as error:
+        run_in_process("train", spec, tmp_path)
+    assert error.value.param == "training.augment_probability"
 
 
 def test_trial_stopped_in_every_step_in_turn_equals_undisturbed(inputs, tmp_path):

@@ -9,7 +9,7 @@ import ddo_engine
 from ddo_engine.errors import IncompatibleInputs
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images, labels_for_seeds
-from ddo_engine.spec import LabelDistribution, HeunSettings
+from ddo_engine.spec import HeunSettings, LabelDistribution
 
 FAMILY = get_family("edm")
 BALANCED, DATASET, RANDOM = LabelDistribution.BALANCED, LabelDistribution.DATASET, LabelDistribution.RANDOM

@@ -11,7 +11,7 @@ from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, l
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import EvaluationSettings, LabelDistribution, HeunSettings
+from ddo_engine.spec import EvaluationSettings, HeunSettings, LabelDistribution
 
 SAMPLER = HeunSettings(num_steps=3, batch_size=16)
 SETTINGS = EvaluationSettings(num_samples=40, seed=5, neighbours=3)
