@@ -79,6 +79,8 @@ class Evaluator:
         name = self.dataset_sha256
         if self.dataset_reading != IMAGES_AS_STORED:
             name += self.dataset_reading.model_dump_json()
+        # A dataset of latents has other pixels behind another autoencoder.
+        name += self.companions.sha256s.get("autoencoder_sha256", "")
         return reference_statistics(self.feature_network, self.dataset, name, METRICS_VERSION, self.cache_folder)
 
     def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:

@@ -19,6 +19,8 @@ class Base:
         kimg: Thousands of images until the held-out loss stops falling.
         training: Other settings of the trial than its length.
         loss_name: What the family's own training loss is.
+        loss_draws: Noise draws an image behind each loss that is shown.
+        common: Settings of the trial that the diffusion models share.
     """
 
     family: str
@@ -26,6 +28,7 @@ class Base:
     kimg: float
     training: Mapping[str, Any]
     loss_name: str = "denoising loss"
+    loss_draws: int = 16
     common: Mapping[str, Any] = field(
         default_factory=lambda: {"batch_size": 256, "P_mean": P_MEAN, "P_std": P_STD, "final_learning_rate_factor": 0.1}
     )
@@ -53,5 +56,29 @@ BASES: Mapping[str, Base] = {
         },
         kimg=512,
         training={"learning_rate": 1e-2, "adam_betas": (0.9, 0.99), "warmup_kimg": 10, "ema_half_life_kimg": 20},
+    ),
+    "var": Base(
+        family="var",
+        network={
+            "class_name": "VAR",
+            "num_classes": 10,
+            "depth": 3,
+            "embed_dim": 64,
+            "num_heads": 4,
+            "patch_nums": [1, 2, 3, 4],
+            "vocab_size": 64,
+            "z_channels": 8,
+            "cond_drop_rate": 0.1,
+        },
+        kimg=56,
+        training={
+            "batch_size": 128,
+            "learning_rate": 2e-3,
+            "adam_betas": (0.9, 0.95),
+            "warmup_kimg": 3,
+            "ema_half_life_kimg": 4,
+        },
+        loss_name="nats an image",
+        loss_draws=1,  # nothing in it is random but which labels are dropped
     ),
 }

@@ -17,14 +17,10 @@ import yaml
 from rich.console import Console
 
 from ddo_client import Client, DdoError
-from ddo_client.models import Checkpoint, Job
-from ddo_client.output import improvement, job_error, rounds_table
-from ddo_client.watch import watch
-from ddo_engine import load_model
-from ddo_engine.files import sha256_of
 from deploy.local.processes import LocalError, signals_as_exceptions
 from deploy.local.stack import LocalStack
 from examples.digits.compare import compare
+from examples.digits.jobs import download_best, run_job
 from examples.digits.make_dataset import make_dataset
 from examples.digits.verdict import Bench, table, verdict
 
@@ -47,38 +43,6 @@ def job_body(dataset: Path, *, seed: int) -> dict[str, Any]:
         "feature_network": (ASSETS / "features.safetensors").as_uri(),
         "seed": seed,
     }
-
-
-def run_job(client: Client, body: dict[str, Any], console: Console) -> Job:
-    """Submit a job and show its progress until it ended."""
-    job = client.submit(body)
-    console.print(f"POST /jobs → {job.id}")
-    job = watch(client, job.id, console, poll_seconds=0.5)
-    console.print(f"\nGET /jobs/{job.id}/rounds", style="bold")
-    console.print(rounds_table(client.rounds(job.id)))
-    if job.error is not None:
-        console.print(job_error(job))
-    else:
-        console.print(f"{job.status} ({job.termination_reason}): {improvement(job)}\n")
-    return job
-
-
-def download_best(client: Client, job: Job, folder: Path, console: Console) -> tuple[Checkpoint, Path]:
-    """Download the job's best checkpoint by its signed URL, compare the SHA-256, and load it."""
-    best = client.best(job.id)
-    signed = client.sign_download(best.id)
-    console.print(
-        f"POST /checkpoints/{best.id}/download → {signed.size_bytes:,} bytes, until {signed.expires_at:%H:%M:%S} UTC"
-    )
-    console.print(signed.url, style="dim", soft_wrap=True)
-    path = folder / signed.filename
-    path.unlink(missing_ok=True)
-    client.download(best.id, path)
-    if sha256_of(path) != best.sha256:
-        raise DdoError(f"{path} is not what the service announced")
-    parameters = sum(parameter.numel() for parameter in load_model(path).parameters())
-    console.print(f"{path}: SHA-256 {best.sha256[:16]}… is right, {parameters:,} parameters loaded\n")
-    return best, path
 
 
 def demo(out: Path, *, seed: int, console: Console) -> int:

@@ -1,10 +1,12 @@
-"""Pretrain the base model: plain maximum likelihood, through the engine's own command line, to its plateau.
+"""Pretrain a base model: plain maximum likelihood, through the engine's own command line, to its plateau.
 
-Prints the denoising loss of the EMA weights on the training and the held-out split along the way, so that the plateau
+Prints the loss of the EMA weights on the training and the held-out split along the way, so that the plateau
 can be seen: the held-out loss stops falling while the training loss goes on. A base that stops earlier would flatter
 any finetuning; a larger one would memorise.
 
     python -m examples.digits.pretrain_base DATA_DIR base.safetensors
+    python -m examples.digits.pretrain_base DATA_DIR edm2.safetensors --base edm2
+    python -m examples.digits.pretrain_base DATA_DIR var.safetensors --base var --autoencoder tokenizer.safetensors
 """
 
 import argparse
@@ -18,7 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ddo_engine import spec
 from ddo_engine.checkpoint import CheckpointManifest, LoadedCheckpoint, load_checkpoint, save_checkpoint
-from ddo_engine.data import load_dataset
+from ddo_engine.data import ImageDataset, load_dataset
 from ddo_engine.evaluate import denoising_loss
 from ddo_engine.families import get_family
 from ddo_engine.models import open_models
@@ -57,12 +59,13 @@ def training_spec(
 class PlateauView:
     """Shows progress, and the losses of the EMA weights whenever the engine has written its state."""
 
-    def __init__(self, checkpoint: LoadedCheckpoint, data_dir: Path, progress: Progress) -> None:
+    def __init__(self, checkpoint: LoadedCheckpoint, base: Base, data_dir: Path, progress: Progress) -> None:
         self._checkpoint = checkpoint
+        self._num_draws = base.loss_draws
         self._datasets = [load_dataset(data_dir / f"digits-{split}.zip") for split in ("train", "heldout")]
         self._progress = progress
         self._bar = progress.add_task("pretraining")
-        progress.console.print("    kimg  loss on train  on held-out")
+        progress.console.print(f"    kimg  {base.loss_name} on train, on held-out")
 
     def __call__(self, event: spec.EngineEvent) -> None:
         """Show one event."""
@@ -72,8 +75,11 @@ class PlateauView:
             state = read_state(Path(event.path))
             ema = {name.removeprefix("ema."): value for name, value in state.tensors.items() if name.startswith("ema.")}
             self._checkpoint.model.load_state_dict(ema)
-            train, held_out = (denoising_loss(self._checkpoint, data, P_MEAN, P_STD, CPU) for data in self._datasets)
+            train, held_out = (self._loss_on(data) for data in self._datasets)
             self._progress.console.print(f"{state.header.kimg:8.0f}  {train:13.3f}  {held_out:11.3f}", highlight=False)
+
+    def _loss_on(self, dataset: ImageDataset) -> float:
+        return denoising_loss(self._checkpoint, dataset, P_MEAN, P_STD, CPU, self._num_draws)
 
 
 def main() -> None:
@@ -104,7 +110,7 @@ def main() -> None:
             seed=arguments.seed,
             autoencoder=arguments.autoencoder,
         )
-        view = PlateauView(open_models(task, CPU).checkpoint, arguments.data_dir, progress)
+        view = PlateauView(open_models(task, CPU).checkpoint, base, arguments.data_dir, progress)
         events = run_engine(task, Path(folder) / "run", threads=arguments.threads, on_event=view)
         (checkpoint,) = files_of(events, spec.FileRole.CHECKPOINT).values()
         arguments.out.parent.mkdir(parents=True, exist_ok=True)

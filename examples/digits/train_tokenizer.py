@@ -1,7 +1,8 @@
 """Train the multi-scale VQVAE behind the VAR example: 8x8 digits as 30 tokens of four scales.
 
 Prints the reconstruction error of both splits along the way, and how much of the codebook is in use. Entries that no
-image uses are moved to what the codebook describes worst at that moment.
+image uses are moved to what the codebook describes worst at that moment. Images are shifted by a pixel at random:
+without that, half of the training error is learnt by heart (9 grey levels on train, 19 held out; with it 16 and 17).
 
     python -m examples.digits.train_tokenizer DATA_DIR tokenizer.safetensors
 """
@@ -49,6 +50,15 @@ def loss_of(tokenizer: VQVAE, images_BCHW: Tensor) -> Tensor:
     return reconstruction + codebook + COMMITMENT * commitment
 
 
+def shifted(images_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    """Return each image moved by -1, 0 or 1 pixels along both sides, black coming in. Shape (B, 1, H, W)."""
+    count, size = len(images_BCHW), images_BCHW.shape[-1]
+    padded = functional.pad(images_BCHW, (1, 1, 1, 1))[:, 0]
+    down_B1, right_B1 = torch.randint(-1, 2, (2, count, 1), generator=generator)
+    rows_BH, columns_BW = (torch.arange(size) + 1 + shift for shift in (down_B1, right_B1))
+    return padded[torch.arange(count)[:, None, None], rows_BH[:, :, None], columns_BW[:, None, :]][:, None]
+
+
 @torch.no_grad()
 def revive(tokenizer: VQVAE, images_NCHW: Tensor, generator: torch.Generator) -> None:
     """Move entries that none of the images uses to random ones of the features that scales are left with."""
@@ -86,7 +96,7 @@ def train(splits: dict[str, Tensor], *, steps: int, seed: int) -> VQVAE:
             revive(tokenizer, splits["train"], generator)
         rows = torch.randint(len(splits["train"]), (BATCH,), generator=generator)
         optimizer.zero_grad()
-        loss_of(tokenizer, splits["train"][rows]).backward()
+        loss_of(tokenizer, shifted(splits["train"][rows], generator)).backward()
         optimizer.step()
         schedule.step()
         if (step + 1) % REPORT_EVERY == 0:

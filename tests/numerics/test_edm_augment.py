@@ -1,4 +1,4 @@
-"""EDM's augmentation: official numbers, what each part does, and that both models and both batches see one and the same."""
+"""EDM's augmentation: official numbers, what each part does, and that models and batches share one draw."""
 
 import copy
 from dataclasses import fields, replace

@@ -15,7 +15,16 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest  # noqa: E402
 from ddo_engine.data import has_grey_levels, load_dataset  # noqa: E402
 from ddo_engine.families.protocol import LabelledImages  # noqa: E402
 from ddo_engine.files import sha256_of  # noqa: E402
-from examples.digits import bases, compare, make_dataset, pretrain_base, self_play, train_classifiers, verdict  # noqa: E402
+from examples.digits import (
+    bases,
+    compare,
+    make_dataset,
+    pretrain_base,
+    self_play,
+    train_classifiers,
+    train_tokenizer,
+    verdict,
+)  # noqa: E402
 
 ASSETS = ROOT / "examples" / "digits" / "assets"
 
@@ -50,7 +59,12 @@ def test_make_dataset_twice_gives_the_same_bytes(data_dir: Path, tmp_path: Path)
 
 
 def test_assets_are_small_and_of_the_committed_recipe(data_dir: Path) -> None:
-    assert all(path.stat().st_size < 400_000 for path in ASSETS.iterdir())
+    of_the_demo = {f"{name}.safetensors" for name in ("base", "features", "judge")}
+    for path in ASSETS.iterdir():
+        assert path.stat().st_size < (400_000 if path.name in of_the_demo else 1_000_000)
+    for family in ("edm2", "var"):
+        assert read_manifest(ASSETS / f"{family}.safetensors").network == bases.BASES[family].network
+    assert read_manifest(ASSETS / "tokenizer.safetensors").network == train_tokenizer.NETWORK
     manifest = read_manifest(ASSETS / "base.safetensors")
     assert manifest.network == bases.BASES["mlp"].network
     assert load_checkpoint(ASSETS / "base.safetensors").info.num_parameters == 85_088

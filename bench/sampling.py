@@ -1,0 +1,275 @@
+"""Speed of sampling from the published architectures at full size, with random weights, against plain loops.
+
+    python -m bench.sampling [--family edm edm2 var rows] [--batch 4] [--steps 3] [--threads 2]
+
+Prints one table: seconds per network call, images per second (diffusion: at the network evaluations of the paper), and
+the share of time that is spent outside the network. The plain loops call the same networks: Heun's method as in a
+textbook for diffusion; for VAR a loop without reproducible randomness, once with cached keys and values and once
+without. ``rows`` prints whether a row's result depends, to the bit, on the number of rows beside it.
+"""
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ddo_engine.device import describe_device, make_deterministic
+from ddo_engine.families import get_family
+from ddo_engine.families.diffusion.denoiser import Denoiser
+from ddo_engine.families.diffusion.heun import noise_levels
+from ddo_engine.families.var.transformer import VAR
+from ddo_engine.families.var.transformer_layers import KeyValueCache
+from ddo_engine.spec import AutoregressiveSettings, HeunSettings
+from ddo_engine.version import ENGINE_VERSION
+
+EDM_CIFAR10 = {
+    "class_name": "EDMPrecond",
+    "model_type": "SongUNet",
+    "img_resolution": 32,
+    "img_channels": 3,
+    "label_dim": 10,
+    "model_channels": 128,
+    "channel_mult": [2, 2, 2],
+    "augment_dim": 9,
+}
+EDM2_XS = {
+    "class_name": "Precond",
+    "img_resolution": 64,
+    "img_channels": 3,
+    "label_dim": 1000,
+    "model_channels": 128,
+}
+VAR_D16 = {
+    "class_name": "VAR",
+    "num_classes": 1000,
+    "depth": 16,
+    "embed_dim": 1024,
+    "num_heads": 16,
+    "vocab_size": 4096,
+    "z_channels": 32,
+}
+SMALLEST_VAR = VAR_D16 | {"num_classes": 1, "depth": 1, "embed_dim": 2, "num_heads": 1, "vocab_size": 2}
+VQVAE = {"class_name": "VQVAE", "vocab_size": 4096, "z_channels": 32, "ch": 160}
+
+
+@dataclass
+class Clock:
+    """Time spent in what it watches.
+
+    Attributes:
+        seconds: In all calls together.
+        calls: Their number.
+    """
+
+    seconds: float = 0.0
+    calls: int = 0
+    _inside: bool = field(default=False, repr=False)
+
+    @contextmanager
+    def watching(self, *methods: tuple[nn.Module, str]) -> Iterator[None]:
+        """Measure calls of these methods inside the block."""
+        for module, name in methods:
+            setattr(module, name, self._timed(getattr(module, name)))
+        try:
+            yield
+        finally:
+            for module, name in methods:
+                delattr(module, name)
+
+    def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            started = time.perf_counter()
+            result = method(*arguments, **options)
+            self.seconds += time.perf_counter() - started
+            self.calls += 1
+            return result
+
+        return call
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A run: its time, and that inside the network."""
+
+    seconds: float
+    network: Clock
+
+    @property
+    def share_outside(self) -> float:
+        """Of its time."""
+        return 1 - self.network.seconds / self.seconds
+
+
+def measured(work: Callable[[], object], *methods: tuple[nn.Module, str]) -> Measured:
+    """Run ``work`` twice and keep the faster run: other processes can only make one slower."""
+    runs = []
+    for _ in range(2):
+        clock = Clock()
+        with clock.watching(*methods):
+            started = time.perf_counter()
+            work()
+            runs.append(Measured(time.perf_counter() - started, clock))
+    return min(runs, key=lambda run: run.seconds)
+
+
+def built(family: str, config: dict[str, Any]) -> nn.Module:
+    """Return a network with random weights of unit gain, without the time that its own initialisation takes."""
+    with torch.device("meta"):
+        network = get_family(family).build(config)
+    network.to_empty(device="cpu").requires_grad_(requires_grad=False)
+    for name, weight in network.state_dict().items():
+        if name.endswith("resample_filter"):
+            weight.fill_(0.25)
+        elif weight.is_floating_point() and weight.ndim >= 2:
+            weight.normal_(std=weight[0].numel() ** -0.5)
+        else:
+            weight.fill_(1 if name.endswith(("weight", "gain")) else 0)
+    return network
+
+
+def var_d16() -> VAR:
+    """Return VAR-d16 with its tokenizer."""
+    model = built("var", VAR_D16)
+    assert isinstance(model, VAR)
+    # What is not random depends on the scales alone.
+    for name, buffer in get_family("var").build(SMALLEST_VAR).named_buffers(recurse=False):
+        model.get_buffer(name).copy_(buffer)
+    get_family("var").attach_autoencoder(model, built("var", VQVAE))
+    return model
+
+
+def plain_heun(model: Denoiser, latents_BCHW: Tensor, labels_B: Tensor, num_steps: int) -> Tensor:
+    """Draw images as a textbook would (arXiv:2206.00364, algorithm 1)."""
+    levels = noise_levels(HeunSettings(num_steps=num_steps))
+    x = latents_BCHW.double() * levels[0]
+    for now, following in pairwise(levels):
+        slope = (x - model.denoise(x.float(), now, labels_B).double()) / now
+        moved = x + (following - now) * slope
+        if following > 0:
+            slope_there = (moved - model.denoise(moved.float(), following, labels_B).double()) / following
+            moved = x + (following - now) * (slope + slope_there) / 2
+        x = moved
+    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+
+
+def plain_var(model: VAR, labels_B: Tensor, *, cached: bool) -> Tensor:
+    """Draw images scale by scale, from one random stream; without a cache all coarser scales are computed again."""
+    condition = model.condition(labels_B, len(labels_B))
+    modulations, tokenizer = model.modulations(condition), model.tokenizer
+    caches = [KeyValueCache() for _ in modulations] if cached else None
+    embedded, f_hat, tokens = [model.first_scale(condition)], None, []
+    for scale, count in enumerate(model.tokens_per_scale):
+        first = scale if cached else 0
+        x = torch.cat(embedded[first:], dim=1) + model.places(first, scale + 1)
+        bias = None if cached else model.attn_bias_for_masking[:, :, : x.shape[1], : x.shape[1]]
+        logits = model.transformed(x, condition, modulations, bias_11LL=bias, caches=caches)[:, -count:]
+        drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1).reshape(len(labels_B), count)
+        tokens.append(drawn)
+        if scale < len(model.patch_nums) - 1:
+            f_hat, inputs = tokenizer.next_scale_input(f_hat, drawn, scale)
+            embedded.append(model.embedded(inputs))
+    return ((tokenizer.decode(torch.cat(tokens, dim=1)) + 1) / 2 * 255).to(torch.uint8)
+
+
+def print_row(what: str, run: Measured, batch_size: int, nfe: int) -> None:
+    """Print a row of the table; ``nfe`` are the network calls of an image that counts."""
+    call = run.network.seconds / run.network.calls
+    images = batch_size / (run.seconds / run.network.calls * nfe)
+    print(f"| {what} | {batch_size} | {1000 * call:.0f} | {images:.4f} | {100 * run.share_outside:.2f} % |", flush=True)
+
+
+def measure_diffusion(what: str, family_name: str, config: dict[str, Any], batch_size: int, num_steps: int) -> None:
+    """Print our sampler, and the plain loop over the same network."""
+    family, model = get_family(family_name), built(family_name, config)
+    assert isinstance(model, Denoiser)
+    default = family.default_sampler
+    sampler = default.model_copy(update={"num_steps": num_steps})
+    labels_B = torch.arange(batch_size)
+    latents_BCHW = torch.randn(batch_size, model.img_channels, model.img_resolution, model.img_resolution)
+    model.denoise(latents_BCHW, 1.0, labels_B)  # the first call prepares the kernels
+    for name, draw in (
+        (what, lambda: family.sample(model, range(batch_size), labels_B, sampler)),
+        (f"{what}, plain loop", lambda: plain_heun(model, latents_BCHW, labels_B, num_steps)),
+    ):
+        print_row(name, measured(draw, (model, "network")), batch_size, default.nfe)
+
+
+def measure_var(batch_size: int) -> None:
+    """Print our sampler, and the plain loops over the same networks."""
+    family, model = get_family("var"), var_d16()
+    labels_B, sampler = torch.arange(batch_size), AutoregressiveSettings()
+    tokenizer = model.tokenizer
+    tokens_BL = torch.zeros(batch_size, model.num_tokens, dtype=torch.int64)
+    networks = [(model, "transformed"), (model, "modulations"), (tokenizer, "decode_unclamped")]
+    networks.append((tokenizer, "next_scale_input"))
+    for name, draw in (
+        ("VAR-d16", lambda: family.sample(model, range(batch_size), labels_B, sampler)),
+        ("VAR-d16, plain loop with a cache", lambda: plain_var(model, labels_B, cached=True)),
+        ("VAR-d16, plain loop without one", lambda: plain_var(model, labels_B, cached=False)),
+        ("of these, the VQVAE's decoder", lambda: tokenizer.decode(tokens_BL)),
+    ):
+        run = measured(draw, *networks)
+        calls = Clock(run.network.seconds, 1)
+        print_row(name, Measured(run.seconds, calls), batch_size, nfe=1)
+
+
+def print_rows() -> None:
+    """Print how far one row's results lie from those in a call of 64 rows."""
+    x, kernel = torch.randn(64, 128, 16, 16), torch.randn(128, 128, 3, 3) / 34
+    v, matrix = torch.randn(64, 512), torch.randn(384, 512) / 23
+    layers: dict[str, tuple[Callable[[Tensor], Tensor], Tensor]] = {
+        "convolution 3x3": (lambda rows: functional.conv2d(rows, kernel, padding=1), x),
+        "linear layer": (lambda rows: functional.linear(rows, matrix), v),
+    }
+    numbers = (1, 2, 4, 8, 16, 32, 48)
+    print(f"\n| rows of a call | {' | '.join(map(str, numbers))} |\n|{'---|' * (len(numbers) + 1)}")
+    for name, (layer, inputs) in layers.items():
+        together = layer(inputs)
+        distances = [float((layer(inputs[:number]) - together[:number]).abs().max()) for number in numbers]
+        print(f"| {name} | {' | '.join('equal' if d == 0 else f'{d:.1e}' for d in distances)} |")
+
+
+def processor() -> str:
+    """Return the CPU's name."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+
+
+@torch.no_grad()
+def main() -> None:
+    """Read the command line and measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ("edm", "edm2", "var", "rows")
+    parser.add_argument("--family", nargs="+", choices=names, default=names)
+    parser.add_argument("--batch", type=int, default=4, help="images drawn together")
+    parser.add_argument("--steps", type=int, default=3, help="of Heun's method; 2n - 1 network calls")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    make_deterministic()
+    load = os.getloadavg()[0]
+    print(f"engine {ENGINE_VERSION}, torch {torch.__version__}, {processor()}, {describe_device(torch.device('cpu'))}")
+    print(f"load before the run: {load:.1f} on {os.cpu_count()} cores\n")
+    print("| what | batch | network call, ms | images/s | outside the network |\n|---|---|---|---|---|")
+    if "edm" in options.family:
+        measure_diffusion("EDM CIFAR-10, 35 evaluations", "edm", EDM_CIFAR10, options.batch, options.steps)
+    if "edm2" in options.family:
+        measure_diffusion("EDM2-XS 64x64, 63 evaluations", "edm2", EDM2_XS, options.batch, options.steps)
+    if "var" in options.family:
+        measure_var(options.batch)
+    if "rows" in options.family:
+        print_rows()
+
+
+if __name__ == "__main__":
+    main()
