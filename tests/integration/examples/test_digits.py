@@ -24,7 +24,7 @@ from examples.digits import (
     train_classifiers,
     train_tokenizer,
     verdict,
-)  # noqa: E402
+)
 
 ASSETS = ROOT / "examples" / "digits" / "assets"
 
