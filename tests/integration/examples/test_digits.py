@@ -15,7 +15,7 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest  # noqa: E402
 from ddo_engine.data import has_grey_levels, load_dataset  # noqa: E402
 from ddo_engine.families.protocol import LabelledImages  # noqa: E402
 from ddo_engine.files import sha256_of  # noqa: E402
-from examples.digits import (
+from examples.digits import (  # noqa: E402
     bases,
     compare,
     make_dataset,
