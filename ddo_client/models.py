@@ -110,6 +110,7 @@ class Measured:
     recall: float | None
     num_samples: int | None
     fingerprint: str
+    inception_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from ddo_client.models import Event, Job, JobSummary, Measured, Plan, Round, Run
 
 _COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 _MISSING = "–"
-_METRICS = {"fid": "FID", "precision": "precision", "recall": "recall"}
+_METRICS = {"fid": "FID", "precision": "precision", "recall": "recall", "inception_score": "IS"}
 
 
 def number(value: float | None, *, digits: int = 4) -> str:

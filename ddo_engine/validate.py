@@ -59,6 +59,8 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
     pixels = as_pixels(dataset, checkpoint)
     check_features_fit_dataset(features, pixels.info)
+    if spec.evaluation is not None:
+        features.check_measures(spec.evaluation)
     check_every_image(dataset)
     check_grey_levels(dataset, spec.grey_levels)
     check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))

@@ -1,8 +1,9 @@
-"""What a checkpoint is worth: FID, precision and recall of its samples, under a fingerprinted protocol."""
+"""What a checkpoint is worth: FID and its like of its samples, under a fingerprinted protocol."""
 
 from ddo_engine.evaluation.evaluator import Evaluator
 from ddo_engine.evaluation.features import FeatureManifest, FeatureNetwork, load_features, save_features
 from ddo_engine.evaluation.frechet import frechet_distance
+from ddo_engine.evaluation.inception_score import inception_score, inception_score_of_logits
 from ddo_engine.evaluation.moments import Moments
 
 __all__ = [
@@ -11,6 +12,8 @@ __all__ = [
     "FeatureNetwork",
     "Moments",
     "frechet_distance",
+    "inception_score",
+    "inception_score_of_logits",
     "load_features",
     "save_features",
 ]

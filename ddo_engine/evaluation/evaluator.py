@@ -15,9 +15,10 @@ from ddo_engine.data import ImageDataset
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.frechet import frechet_distance
+from ddo_engine.evaluation.inception_score import inception_score_of_logits
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
-from ddo_engine.evaluation.reference import ReferenceStatistics, extract, reference_statistics
+from ddo_engine.evaluation.reference import ReferenceStatistics, extract, extract_outputs, reference_statistics
 from ddo_engine.families.protocol import Family
 from ddo_engine.sampling import generate_images
 from ddo_engine.spec import DatasetReading, EvaluationSettings, SamplerSettings
@@ -96,6 +97,9 @@ class Evaluator:
             "reference_sha256": self.dataset_sha256,
             "ema": True,
         }
+        # Left out where they say nothing, so that fingerprints of before they existed stay what they are.
+        if settings.inception_score_splits is not None:
+            protocol["inception_score_splits"] = settings.inception_score_splits
         if self.dataset_reading != IMAGES_AS_STORED:
             protocol["dataset_reading"] = self.dataset_reading.model_dump(mode="json")
         return {**protocol, **self.companions.sha256s}
@@ -117,20 +121,31 @@ class Evaluator:
         Args:
             model: In eval mode, on the device to sample on; EMA weights.
             family: Of the model.
-            settings: Sample count, seed, neighbours.
+            settings: Sample count, seed, neighbours, splits.
             on_progress: Called with the number of images drawn so far.
 
         Returns:
-            "fid", and unless ``neighbours`` is None "precision" and "recall".
+            "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
+            "inception_score".
 
         Raises:
-            InvalidSpec: Not more samples than neighbours.
+            InvalidSpec: Not more samples than neighbours, or samples that cannot be split evenly.
+            InvalidFeatureNetwork: The inception score is asked for, and the feature network is no classifier.
             IncompatibleInputs: Not more dataset images than neighbours, or samples of another shape than theirs.
             NonFiniteLoss: The model draws NaN or infinite pixels.
         """
         self._check_neighbours(settings)
-        chunks = self._draw(model, family, settings, on_progress)
-        return self._metrics(torch.cat([extract(self.feature_network, chunk) for chunk in chunks]), settings.neighbours)
+        self._check_splits(settings)
+        names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
+        chunks = [
+            extract_outputs(self.feature_network, images_BCHW, names)
+            for images_BCHW in self._draw(model, family, settings, on_progress)
+        ]
+        features_ND, *logits = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+        metrics = self._metrics(features_ND, settings.neighbours)
+        if settings.inception_score_splits is not None:
+            metrics["inception_score"] = inception_score_of_logits(logits[0], settings.inception_score_splits)
+        return metrics
 
     def measure(self, images_NCHW: Tensor, neighbours: int | None) -> dict[str, float]:
         """Return the metrics of images at hand: uint8, as :meth:`evaluate` does of those it draws."""
@@ -161,6 +176,15 @@ class Evaluator:
             raise IncompatibleInputs(
                 f"{settings.neighbours} neighbours need a dataset of more than {len(self.dataset)} images",
                 param="neighbours",
+            )
+
+    def _check_splits(self, settings: EvaluationSettings) -> None:
+        self.feature_network.check_measures(settings)
+        if settings.num_samples % (settings.inception_score_splits or 1):
+            raise InvalidSpec(
+                f"{settings.num_samples} samples cannot be cut into {settings.inception_score_splits} equal splits: "
+                "choose a divisor",
+                param="evaluation.inception_score_splits",
             )
 
     def _draw(

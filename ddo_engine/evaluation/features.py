@@ -16,7 +16,7 @@ from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation.feature_module import FeatureModule
 from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.files import sha256_of, write_atomically
-from ddo_engine.spec import Settings
+from ddo_engine.spec import EvaluationSettings, Settings
 
 MANIFEST_KEY = "ddo_manifest"
 MAX_MANIFEST_CHARACTERS = 2**20
@@ -69,6 +69,19 @@ class FeatureNetwork:
                 f"{self.module.img_channels} channel(s), the dataset has {img_resolution} and {img_channels}: "
                 "choose a feature network for these images",
                 param="feature_network",
+            )
+
+    def check_measures(self, settings: EvaluationSettings) -> None:
+        """Refuse to measure what the network does not compute.
+
+        Raises:
+            InvalidFeatureNetwork: The inception score is asked for, and it is no classifier.
+        """
+        if settings.inception_score_splits is not None and self.module.num_classes is None:
+            raise InvalidFeatureNetwork(
+                "the inception score needs a feature network that is a classifier, and this one computes no logits: "
+                "set evaluation.inception_score_splits to null, or choose a classifier",
+                param="evaluation.inception_score_splits",
             )
 
     @torch.no_grad()

@@ -29,6 +29,7 @@ class ImageClassifier(FeatureModule):
         self.img_resolution = config.img_resolution
         self.img_channels = config.img_channels
         self.feature_dim = config.feature_dim
+        self.num_classes = config.num_classes
         channels = config.model_channels
         halved = (config.img_resolution + 1) // 2
         self.conv0 = nn.Conv2d(config.img_channels, channels, kernel_size=3, padding=1)

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,15 +39,24 @@ def extract(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
     Raises:
         InvalidFeatureNetwork: A feature is NaN or infinite; pixels never are, so the network is to blame.
     """
-    chunks = torch.split(images_NCHW, FEATURE_BATCH)
-    features_ND = torch.cat([network(chunk)["features"].float().cpu() for chunk in chunks])
-    if not bool(torch.isfinite(features_ND).all()):
+    return extract_outputs(network, images_NCHW, ("features",))[0]
+
+
+def extract_outputs(network: FeatureNetwork, images_NCHW: Tensor, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Return what the network computes under these names, such as "logits": in one pass, else as :func:`extract`.
+
+    Raises:
+        InvalidFeatureNetwork: As there.
+    """
+    outputs = [network(chunk) for chunk in torch.split(images_NCHW, FEATURE_BATCH)]
+    found = tuple(torch.cat([output[name].float().cpu() for output in outputs]) for name in names)
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
         raise InvalidFeatureNetwork(
             "the feature network's weights are finite, the features that it computes are not: its weights are too "
             "large; save the network again, or choose another",
             param="feature_network",
         )
-    return features_ND
+    return found
 
 
 def reference_statistics(

@@ -51,10 +51,13 @@ class JobSpec(Settings):
         return with_preset(value) if isinstance(value, dict) else value
 
     @model_validator(mode="after")
-    def _samples_have_neighbours(self) -> Self:
+    def _samples_suffice(self) -> Self:
         neighbours = self.evaluation.neighbours or 0
         if self.evaluation.num_samples <= neighbours:
             raise ValueError(f"evaluation.num_samples: give more samples than neighbours ({neighbours})")
         if self.confirm is not None and self.confirm.num_samples <= neighbours:
             raise ValueError(f"confirm.num_samples: give more samples than evaluation.neighbours ({neighbours})")
+        splits = self.evaluation.inception_score_splits or 1
+        if self.confirm is not None and self.confirm.num_samples % splits:
+            raise ValueError(f"confirm.num_samples: must be divisible by evaluation.inception_score_splits ({splits})")
         return self

@@ -121,6 +121,19 @@ class EvaluationSettings(Settings):
     neighbours: int | None = Field(
         default=3, ge=1, le=100, description="k of precision and recall (arXiv:1904.06991); None leaves them out."
     )
+    inception_score_splits: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Also report the inception score by the feature network's classes: the mean over so many equal "
+        "splits of the samples, usually 10 of 50,000; None leaves it out.",
+    )
+
+    @model_validator(mode="after")
+    def _samples_split_evenly(self) -> Self:
+        if self.num_samples % (self.inception_score_splits or 1):
+            raise ValueError("num_samples must be divisible by inception_score_splits")
+        return self
 
 
 class ConfirmSettings(Settings):

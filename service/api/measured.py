@@ -18,6 +18,7 @@ def measured(row: Evaluation, *, kimg: float | None = None) -> Measured:
         fid=row.metrics["fid"],
         precision=row.metrics.get("precision"),
         recall=row.metrics.get("recall"),
+        inception_score=row.metrics.get("inception_score"),
         num_samples=row.protocol.get("num_samples"),
         fingerprint=row.fingerprint,
     )

@@ -17,6 +17,7 @@ class Measured(BaseModel):
     fid: float
     precision: float | None
     recall: float | None
+    inception_score: float | None
     num_samples: int | None = Field(description="Images behind the numbers.")
     fingerprint: str = Field(description="Hash of the protocol; numbers with different ones must not be compared.")
 

@@ -129,6 +129,21 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
         "evaluation.num_samples",
     ),
     ("confirmed on too few", put("confirm", {"num_samples": 3}), "validation_failed", "confirm.num_samples"),
+    ("uneven splits", put("evaluation.inception_score_splits", 7), "validation_failed", "evaluation"),
+    (
+        "confirmed on uneven splits",
+        lambda body, _: (
+            body | {"evaluation": {"num_samples": 50, "inception_score_splits": 10}, "confirm": {"num_samples": 55}}
+        ),
+        "validation_failed",
+        "confirm.num_samples",
+    ),
+    (
+        "augmented more than always",
+        put("training.augment_probability", 1.1),
+        "validation_failed",
+        "training.augment_probability",
+    ),
     ("no finalists", put("confirm", {"num_samples": 50, "finalists": 0}), "validation_failed", "confirm.finalists"),
     ("seed below 0", put("seed", -1), "validation_failed", "seed"),
     ("seed too large", put("seed", 2**31), "validation_failed", "seed"),

@@ -164,6 +164,8 @@ def test_validate_of_a_feature_network_for_other_images_is_refused_naming_both(i
 def test_validate_refuses_what_the_trials_would_refuse(inputs, tmp_path):
     training = inputs.train_spec()["training"]
     only(run_in_process("validate", validate_spec(inputs, training=training), tmp_path / "plain"), "report")
+    evaluation = {"num_samples": 48, "inception_score_splits": 4}
+    only(run_in_process("validate", validate_spec(inputs, evaluation=evaluation), tmp_path / "classifier"), "report")
     augmented = training | {"augment_probability": 0.12}
     with pytest.raises(InvalidSpec, match="augment_dim") as caught:
         run_in_process("validate", validate_spec(inputs, training=augmented), tmp_path / "augmented")

@@ -55,12 +55,12 @@ def test_rounds_table_without_confirmation_has_one_column_of_fids() -> None:
 
 
 def test_evaluation_line_orders_metrics_and_names_the_trial() -> None:
-    metrics = {"recall": 0.25, "is": 3.0, "precision": 0.5, "fid": 1.23456}
+    metrics = {"recall": 0.25, "inception_score": 3.0, "precision": 0.5, "fid": 1.23456}
     where = {"round_index": 1, "position": 2, "alpha": 2.0, "beta": 0.5, "kimg": 6.4, "num_samples": 1000}
     line = evaluation_line(_event("trial.evaluated", metrics=metrics, **where))
     assert line is not None
     assert line.plain == (
-        "round 1 trial 2 (α 2, β 0.5) at 6.4 kimg: FID 1.235, precision 0.5, recall 0.25, is 3 on 1,000 samples"
+        "round 1 trial 2 (α 2, β 0.5) at 6.4 kimg: FID 1.235, precision 0.5, recall 0.25, IS 3 on 1,000 samples"
     )
 
 

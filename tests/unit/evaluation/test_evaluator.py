@@ -7,7 +7,7 @@ import torch
 
 from ddo_engine.data import ImageDataset, InMemoryDataset, round_to_grey_levels
 from ddo_engine.errors import IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
-from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, load_features
+from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, inception_score, load_features
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images
@@ -83,6 +83,51 @@ def test_evaluate_reports_progress_and_can_leave_precision_out(
     assert set(metrics) == {"fid"}
 
 
+def test_evaluate_inception_score_is_of_the_samples_by_the_classes_of_the_network(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
+) -> None:
+    """The other numbers stay what they are, and no batch size moves the splits."""
+    feature_network.module.get_parameter("head.weight").mul_(100)  # untrained, it is sure of nothing
+    family, settings = get_family("edm"), SETTINGS.model_copy(update={"inception_score_splits": 4})
+    found = evaluator(feature_network, dataset).evaluate(model, family, settings)
+    images = generate_images(
+        model, family, range(5, 45), SAMPLER, class_counts=dataset.info.class_counts, grey_levels=17
+    ).images_BCHW
+    probabilities = feature_network(images)["logits"].double().softmax(1)
+    expected = inception_score(probabilities, split_size=10)
+    assert found["inception_score"] == pytest.approx(expected, rel=1e-5)
+    assert expected > 1.05
+    assert expected != pytest.approx(inception_score(probabilities), rel=1e-3)
+    del found["inception_score"]
+    assert found == evaluator(feature_network, dataset).evaluate(model, family, SETTINGS)
+    other = evaluator(feature_network, dataset, SAMPLER.model_copy(update={"batch_size": 7}))
+    assert other.evaluate(model, family, settings)["inception_score"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_evaluate_inception_score_that_cannot_be_is_refused_before_anything_is_drawn(
+    feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    uneven = SETTINGS.model_copy(update={"inception_score_splits": 7})
+    with pytest.raises(InvalidSpec, match="7 equal splits") as error:
+        evaluator(feature_network, dataset).evaluate(model, get_family("edm"), uneven, drawn.append)
+    assert error.value.param == "evaluation.inception_score_splits"
+    monkeypatch.setattr(feature_network.module, "num_classes", None)
+    even = SETTINGS.model_copy(update={"inception_score_splits": 4})
+    with pytest.raises(InvalidFeatureNetwork, match="classifier") as error:
+        evaluator(feature_network, dataset).evaluate(model, get_family("edm"), even, drawn.append)
+    assert error.value.param == "evaluation.inception_score_splits"
+    assert not drawn
+
+
+def test_protocol_names_the_splits_only_where_there_are_any(
+    feature_network: FeatureNetwork, dataset: ImageDataset
+) -> None:
+    base = evaluator(feature_network, dataset)
+    assert "inception_score_splits" not in base.protocol(SETTINGS)
+    assert base.protocol(SETTINGS.model_copy(update={"inception_score_splits": 4}))["inception_score_splits"] == 4
+
+
 def test_measure_the_dataset_itself_is_zero(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
     metrics = evaluator(feature_network, dataset).measure(dataset.images_NCHW, 3)
     assert metrics["fid"] == pytest.approx(0, abs=1e-9)
@@ -95,7 +140,7 @@ def test_fingerprint_changes_with_everything_that_changes_numbers(
     base = evaluator(feature_network, dataset)
     variants = [
         base.fingerprint(SETTINGS.model_copy(update=change))
-        for change in ({"seed": 6}, {"num_samples": 41}, {"neighbours": 4})
+        for change in ({"seed": 6}, {"num_samples": 41}, {"neighbours": 4}, {"inception_score_splits": 4})
     ]
     for change in ({"num_steps": 4}, {"rho": 6.0}, {"labels": LabelDistribution.BALANCED}, {"S_churn": 1.0}):
         variants.append(evaluator(feature_network, dataset, SAMPLER.model_copy(update=change)).fingerprint(SETTINGS))
