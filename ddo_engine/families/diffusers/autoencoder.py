@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import NonFiniteLoss
 from ddo_engine.families.diffusers.library import network_class
-from ddo_engine.families.diffusers.precision import call_in_float32
+from ddo_engine.families.diffusers.precision import call_in
 from ddo_engine.families.diffusers.unet_config import MAX_LEVELS, Activation, Channels
 from ddo_engine.families.diffusion.precision import forbid_tf32
 from ddo_engine.spec import PositiveFloat, Settings
@@ -149,17 +149,17 @@ class KLAutoencoder(nn.Module):
 
     def moments(self, images_BCHW: Tensor) -> Tensor:
         """Return means and standard deviations of the latents of images in [0, 1], all in one call."""
-        outputs: Tensor = call_in_float32(self.get_submodule("encoder"), images_BCHW)
+        outputs: Tensor = call_in(torch.float32, self.get_submodule("encoder"), images_BCHW)
         if "quant_conv" in self._modules:
-            outputs = call_in_float32(self.get_submodule("quant_conv"), outputs)
+            outputs = call_in(torch.float32, self.get_submodule("quant_conv"), outputs)
         mean, log_variance = outputs.chunk(2, dim=1)
         return torch.cat([mean, (log_variance.clamp(*_LOG_VARIANCE_BOUNDS) / 2).exp()], dim=1)
 
     def reconstruct(self, latents_Bchw: Tensor) -> Tensor:
         """Return images of latents, about in [0, 1], all in one call."""
         if "post_quant_conv" in self._modules:
-            latents_Bchw = call_in_float32(self.get_submodule("post_quant_conv"), latents_Bchw)
-        images: Tensor = call_in_float32(self.get_submodule("decoder"), latents_Bchw)
+            latents_Bchw = call_in(torch.float32, self.get_submodule("post_quant_conv"), latents_Bchw)
+        images: Tensor = call_in(torch.float32, self.get_submodule("decoder"), latents_Bchw)
         return images
 
     def _quantised(self, latents_Bchw: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Networks of the library compute in whatever their weights are; here they compute in float32."""
+"""Networks of the library compute in whatever their weights are; here the caller says what they compute in."""
 
 from typing import Any
 
@@ -6,15 +6,16 @@ import torch
 from torch import nn
 
 
-def call_in_float32(network: nn.Module, *arguments: Any, **options: Any) -> Any:
-    """Call a network as if its weights were float32: those of a checkpoint in half precision are widened for the call.
+def call_in(dtype: torch.dtype, network: nn.Module, *arguments: Any, **options: Any) -> Any:
+    """Call a network as if its weights were of this dtype: those in half precision are widened for the call.
 
     Args:
+        dtype: To compute in.
         network: All weights of one dtype.
         arguments: Of its ``forward``.
         options: Of its ``forward``.
     """
-    if next(network.parameters()).dtype == torch.float32:
+    if next(network.parameters()).dtype == dtype:
         return network(*arguments, **options)
-    weights = {name: weight.to(torch.float32) for name, weight in network.named_parameters()}
+    weights = {name: weight.to(dtype) for name, weight in network.named_parameters()}
     return torch.func.functional_call(network, weights, arguments, options)

@@ -65,7 +65,7 @@ class VariancePreserving:
             "v_prediction": (c_in_B**2, -sigma_B * c_in_B),
             "sample": (torch.zeros_like(sigma_B), torch.ones_like(sigma_B)),
         }[self._prediction]
-        step_B = torch.bucketize(sigma_B.contiguous(), self._midpoints.to(sigma_B.device))
+        step_B = torch.bucketize(sigma_B.contiguous(), self._midpoints.to(sigma_B))
         return Scalings(c_skip_B=c_skip_B, c_out_B=c_out_B, c_in_B=c_in_B, c_noise_B=step_B.to(torch.float32))
 
     def target(self, x0_BCHW: Tensor, t_B: Tensor, eps_BCHW: Tensor) -> Tensor:

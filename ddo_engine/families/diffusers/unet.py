@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ddo_engine.families.diffusers.library import network_class
-from ddo_engine.families.diffusers.precision import call_in_float32
+from ddo_engine.families.diffusers.precision import call_in
 from ddo_engine.families.diffusers.preconditioning import preconditioning_of
 from ddo_engine.families.diffusers.timesteps import DiscreteTimesteps
 from ddo_engine.families.diffusers.unet_config import UNetConfig
@@ -60,7 +60,8 @@ class UNetDenoiser(Denoiser):
             raise ValueError("networks of the diffusers library take no augmentation labels")
         timestep_B = c_noise_B.to(torch.int64) if self._timesteps_are_integers else c_noise_B
         class_labels_B = None if one_hot_BK is None else one_hot_BK.argmax(1)
-        output: Tensor = call_in_float32(self._unet[0], scaled_BCHW, timestep_B, class_labels_B, return_dict=False)[0]
+        unet, dtype = self._unet[0], scaled_BCHW.dtype
+        output: Tensor = call_in(dtype, unet, scaled_BCHW, timestep_B, class_labels_B, return_dict=False)[0]
         return output
 
     def free_form(

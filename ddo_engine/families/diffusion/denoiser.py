@@ -20,7 +20,7 @@ def broadcast_to_images(values_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scalings:
-    """EDM's four factors at B noise levels, each of shape (B,), float32."""
+    """EDM's four factors at B noise levels, each of shape (B,), in the dtype of these."""
 
     c_skip_B: Tensor
     c_out_B: Tensor
@@ -29,7 +29,7 @@ class Scalings:
 
 
 class Denoiser(nn.Module):
-    """``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``, in float32 whatever autocast says.
+    """``D(x; sigma) = c_skip x + c_out F(c_in x; c_noise)``, in :attr:`dtype` whatever autocast says.
 
     Attributes:
         family: Name of the model family in the registry.
@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
         label_dim: Number of classes; 0 for an unconditional model.
         sigma_data: Standard deviation of the data that the network expects.
         space: Where it denoises: in pixels unless the loader of the checkpoint says otherwise.
-        compute_dtype: What F computes in, where the network has a choice. Only samplers change it.
+        compute_dtype: float16 lets F compute in that, where the network has a choice. Only samplers change it.
 
     Source: arXiv:2206.00364, eq. 7 and table 1.
     """
@@ -59,15 +59,21 @@ class Denoiser(nn.Module):
         """What is denoised."""
         return self.space.kind
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What images are denoised in: float64 by weights in float64, from which references come; otherwise float32."""
+        weight = next(self.parameters(), None)
+        return torch.float64 if weight is not None and weight.dtype == torch.float64 else torch.float32
+
     def network(
         self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None
     ) -> Tensor:
         """Return F's output, shape (B, C, H, W). Every family has its own.
 
         Args:
-            scaled_BCHW: ``c_in x``, float32.
-            c_noise_B: ``ln(sigma) / 4`` (EDM), float32.
-            one_hot_BK: Class labels, float32, a row of zeros for the null label; None for an unconditional model.
+            scaled_BCHW: ``c_in x``, in :attr:`dtype`, as are the others.
+            c_noise_B: ``ln(sigma) / 4`` (EDM).
+            one_hot_BK: Class labels, a row of zeros for the null label; None for an unconditional model.
             augment_labels_BA: EDM's augmentation labels, or None.
         """
         raise NotImplementedError
@@ -100,24 +106,27 @@ class Denoiser(nn.Module):
 
         Args:
             x_BCHW: Noisy images.
-            sigma: Their noise levels, > 0: a number, or a tensor of B values or of one.
-            labels: int64 class indices of shape (B,) (or one index for all), or float rows of shape (B, K) as in the
-                official code. None asks a conditional model for its null label; an unconditional model takes no
-                notice of labels.
+            sigma: Their noise levels, > 0: a number, or a tensor of B values or of one, of any shape.
+            labels: Class indices, integers of shape (B,) (or one index for all), or float rows of shape (B, K) (or one
+                for all) as in the official code. None asks a conditional model for its null label; an unconditional
+                model takes no notice of labels.
             augment_labels_BA: EDM's augmentation labels, float; None stands for no augmentation.
 
         Returns:
-            float32, shape (B, C, H, W).
+            Of :attr:`dtype`, shape (B, C, H, W).
 
         Raises:
-            ValueError: Sigmas or labels of another number than images, or labels that are not classes of the model.
+            ValueError: Images of another number of channels than the model's, sigmas or labels of another number than
+                images, or labels that are not classes of the model.
         """
+        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.img_channels:
+            raise ValueError(f"images must have shape (B, {self.img_channels}, H, W), not {tuple(x_BCHW.shape)}")
         with torch.autocast(x_BCHW.device.type, enabled=False):
-            x = x_BCHW.to(torch.float32)
+            x = x_BCHW.to(self.dtype)
             scalings = self.scalings(_per_image(sigma, x))
             scaled = broadcast_to_images(scalings.c_in_B) * x
             one_hot = self._one_hot(labels, x)
-            return self.network(scaled, scalings.c_noise_B, one_hot, augment_labels_BA).to(torch.float32)
+            return self.network(scaled, scalings.c_noise_B, one_hot, augment_labels_BA).to(x.dtype)
 
     def denoise(
         self,
@@ -126,9 +135,9 @@ class Denoiser(nn.Module):
         labels: Tensor | None = None,
         augment_labels_BA: Tensor | None = None,
     ) -> Tensor:
-        """Return the denoised images D(x; sigma), float32. Arguments as in :meth:`free_form`."""
+        """Return the denoised images D(x; sigma), of :attr:`dtype`. Arguments and errors as in :meth:`free_form`."""
         F_BCHW = self.free_form(x_BCHW, sigma, labels, augment_labels_BA)
-        x = x_BCHW.to(torch.float32)
+        x = x_BCHW.to(self.dtype)
         scalings = self.scalings(_per_image(sigma, x))
         return broadcast_to_images(scalings.c_skip_B) * x + broadcast_to_images(scalings.c_out_B) * F_BCHW
 
@@ -148,14 +157,26 @@ class Denoiser(nn.Module):
         if labels is None:
             return x_BCHW.new_zeros(x_BCHW.shape[0], self.label_dim)
         if labels.is_floating_point():
-            if labels.shape[-1] != self.label_dim or labels.ndim > 2:
+            if labels.ndim not in (1, 2) or labels.shape[-1] != self.label_dim:
                 raise ValueError(f"label rows must have {self.label_dim} values, not {tuple(labels.shape)}")
-            return labels.to(x_BCHW).expand(x_BCHW.shape[0], -1)
-        return functional.one_hot(labels.expand(x_BCHW.shape[0]), self.label_dim).to(torch.float32)
+            rows_BK = labels.to(x_BCHW).reshape(-1, self.label_dim)
+        else:
+            rows_BK = self._rows_of_indices(labels).to(x_BCHW)
+        if len(rows_BK) not in (1, len(x_BCHW)):
+            raise ValueError(f"{len(rows_BK)} labels for {len(x_BCHW)} images: give one, or one each")
+        return rows_BK.expand(len(x_BCHW), -1)
+
+    def _rows_of_indices(self, labels: Tensor) -> Tensor:
+        if labels.ndim > 1:
+            raise ValueError(f"class indices must have shape (B,), not {tuple(labels.shape)}; rows must be floats")
+        # On a GPU the answer would have to be waited for in every call, and the next line fails there by itself.
+        if not labels.is_cuda and not bool(((labels >= 0) & (labels < self.label_dim)).all()):
+            raise ValueError(f"labels must be class indices in 0 … {self.label_dim - 1}")
+        return functional.one_hot(labels.reshape(-1).to(torch.int64), self.label_dim)
 
 
 def _per_image(sigma: Tensor | float, x_BCHW: Tensor) -> Tensor:
-    sigma_B = torch.as_tensor(sigma, dtype=torch.float32, device=x_BCHW.device).reshape(-1)
+    sigma_B = torch.as_tensor(sigma, dtype=x_BCHW.dtype, device=x_BCHW.device).reshape(-1)
     if len(sigma_B) not in (1, len(x_BCHW)):
         raise ValueError(f"{len(sigma_B)} noise levels for {len(x_BCHW)} images: give one, or one each")
     return sigma_B.expand(len(x_BCHW))

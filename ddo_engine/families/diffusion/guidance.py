@@ -35,7 +35,7 @@ def guided(
     def denoise(x_BCHW: Tensor, sigma_B: Tensor) -> Tensor:
         towards = model.denoise(x_BCHW, sigma_B, labels_B)
         away = guiding.denoise(x_BCHW, sigma_B, guide_labels_B)
-        return away.lerp(towards, sampler.guidance_scale)
+        return away.to(towards.dtype).lerp(towards, sampler.guidance_scale)
 
     return denoise
 

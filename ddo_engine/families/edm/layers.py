@@ -197,7 +197,7 @@ class UNetBlock(nn.Module):
         # The official layout of the 3C channels: head, channel of the head, one of q, k, v.
         qkv = self.qkv(self.norm2(x_BCHW)).reshape(B, self.num_heads, C // self.num_heads, 3, H * W)
         q, k, v = qkv.unbind(3)
-        # Logits and softmax in float32: float16 would overflow.
+        # Logits and softmax in float32, as in the official code: float16 would overflow.
         q, k = q.to(torch.float32), (k / k.shape[2] ** 0.5).to(torch.float32)
         weights = (q.transpose(-2, -1) @ k).softmax(dim=-1).to(v.dtype)
         mixed: Tensor = v @ weights.transpose(-2, -1)

@@ -14,7 +14,7 @@ class PreconditionedDenoiser(Denoiser):
 
     Attributes:
         model: F. Called as ``model(x_BCHW, c_noise_B, one_hot_labels_BK | None, augment_labels_BA | None)``.
-        use_fp16: F computes in ``compute_dtype``; otherwise always in float32.
+        use_fp16: F computes in float16 where ``compute_dtype`` says so; otherwise never.
     """
 
     family: ClassVar[str] = "edm"
@@ -45,6 +45,7 @@ class PreconditionedDenoiser(Denoiser):
         self, scaled_BCHW: Tensor, c_noise_B: Tensor, one_hot_BK: Tensor | None, augment_labels_BA: Tensor | None
     ) -> Tensor:
         """See :meth:`ddo_engine.families.diffusion.denoiser.Denoiser.network`."""
-        dtype = self.compute_dtype if self.use_fp16 else torch.float32
+        is_half = self.use_fp16 and self.compute_dtype == torch.float16
+        dtype = torch.float16 if is_half else scaled_BCHW.dtype
         output: Tensor = self.model(scaled_BCHW.to(dtype), c_noise_B, one_hot_BK, augment_labels_BA)
         return output

@@ -14,9 +14,15 @@ _EPS = 1e-4
 _SILU_STD = 0.596  # of silu(x), x ~ N(0, 1)
 
 
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in float32, or in float64 if that is what it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """Return the root mean square over ``dim``, kept as 1, plus 1e-4; float32 whatever ``x`` is."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=torch.float32)
+    """Return the root mean square over ``dim``, kept as 1, plus 1e-4; float32 or wider, whatever ``x`` is."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=wide)
     return norm * math.sqrt(norm.numel() / x.numel()) + _EPS
 
 
@@ -57,8 +63,8 @@ class MPFourier(nn.Module):
         self.register_buffer("phases", 2 * math.pi * torch.rand(num_channels))
 
     def forward(self, c_noise_B: Tensor) -> Tensor:
-        """Return the embedding, shape (B, num_channels), float32."""
-        angles = c_noise_B.to(torch.float32).outer(self.freqs.to(torch.float32)) + self.phases.to(torch.float32)
+        """Return the embedding, shape (B, num_channels), float32 or wider."""
+        angles = widened(c_noise_B).outer(widened(self.freqs)) + widened(self.phases)
         return angles.cos() * math.sqrt(2)
 
 
@@ -96,14 +102,14 @@ class MPConv(nn.Module):
     def _effective_weight(self, gain: Tensor | float) -> Tensor:
         if self.training:
             self.normalise_()
-        weight = self.weight.to(torch.float32)
+        weight = widened(self.weight)
         # One factor a row, so that weights are gone through once; they are most of the work of a small batch.
         return weight * ((gain / math.sqrt(weight[0].numel())) / magnitude(weight, self._row))
 
     @torch.no_grad()
     def normalise_(self) -> None:
         """Overwrite the stored weight by the normalised one."""
-        self.weight.copy_(normalise(self.weight.to(torch.float32), self._row))
+        self.weight.copy_(normalise(widened(self.weight), self._row))
 
     @property
     def _row(self) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ class Precond(Denoiser):
 
     Attributes:
         unet: F.
-        use_fp16: F computes in ``compute_dtype``; otherwise always in float32.
+        use_fp16: F computes in float16 where ``compute_dtype`` says so; otherwise never.
 
     Source: arXiv:2312.02696, section 2.
     """
@@ -51,7 +51,8 @@ class Precond(Denoiser):
         """
         if augment_labels_BA is not None:
             raise ValueError("EDM2 networks take no augmentation labels")
-        dtype = self.compute_dtype if self.use_fp16 else torch.float32
+        is_half = self.use_fp16 and self.compute_dtype == torch.float16
+        dtype = torch.float16 if is_half else scaled_BCHW.dtype
         output: Tensor = self.unet(scaled_BCHW.to(dtype), c_noise_B, one_hot_BK)
         return output
 
@@ -62,12 +63,12 @@ class Precond(Denoiser):
             sigma: Noise levels, > 0: a number, or a tensor of B values.
 
         Returns:
-            float32, shape (B, 1, 1, 1).
+            Of the model's ``dtype``, shape (B, 1, 1, 1).
 
         Source: arXiv:2312.02696, eqs. 14–16 and 21.
         """
         device = self.logvar_linear.weight.device
-        sigma_B = torch.as_tensor(sigma, dtype=torch.float32, device=device).reshape(-1)
+        sigma_B = torch.as_tensor(sigma, dtype=self.dtype, device=device).reshape(-1)
         with torch.autocast(device.type, enabled=False):
             logvar_B1: Tensor = self.logvar_linear(self.logvar_fourier(self.scalings(sigma_B).c_noise_B))
         return broadcast_to_images(logvar_B1[:, 0])
