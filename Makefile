@@ -8,13 +8,16 @@ SWIFT_INSTALLED := .venv-swift/.installed
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up test check clean
+.PHONY: help demo families up test check clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## Finetune a model of handwritten digits through the whole service, on this machine
 	$(BIN)/python -m examples.digits.demo
+
+families: $(INSTALLED) ## The same with small models of the other families, EDM2 and VAR
+	$(BIN)/python -m examples.digits.families
 
 up: $(INSTALLED) ## Start the whole service on this machine; Ctrl-C stops it
 	$(BIN)/python -m deploy.local up

@@ -56,6 +56,7 @@ BASES: Mapping[str, Base] = {
         },
         kimg=512,
         training={"learning_rate": 1e-2, "adam_betas": (0.9, 0.99), "warmup_kimg": 10, "ema_half_life_kimg": 20},
+        loss_name="denoising loss weighed by its predicted uncertainty",
     ),
     "var": Base(
         family="var",
