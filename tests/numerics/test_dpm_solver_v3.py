@@ -28,7 +28,7 @@ def test_dpm_solver_v3_equals_the_authors_script(num_steps, scale, tag):
     np.testing.assert_allclose(images.numpy(), arrays(NAME)[f"{tag}_x"], rtol=0, atol=5e-5)
 
 
-@pytest.mark.parametrize(("num_steps", "tag"), [(8, "steps8"), (25, "steps25")])
+@pytest.mark.parametrize(("num_steps", "tag"), [(8, "steps8"), (25, "steps25"), (8, "steps8_g1p5")])
 def test_step_grid_equals_the_authors_script(num_steps, tag):
     grid = StepGrid.of(DPMSolverSettings(num_steps=num_steps))
     assert list(grid.indexes) == arrays(NAME)[f"{tag}_indexes"].tolist()

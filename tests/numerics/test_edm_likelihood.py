@@ -65,6 +65,10 @@ def test_denoising_loss_with_recorded_draws_equals_official(case):
     assert loss_B.shape == (6,)
     np.testing.assert_allclose(loss_B.numpy(), golden[f"{case}_loss_map"].sum((1, 2, 3), dtype=np.float64), rtol=1e-4)
     np.testing.assert_allclose(float(loss_B.double().mean()), golden[f"{case}_loss_sum_over_batch"], rtol=1e-5)
+    np.testing.assert_allclose(float(loss_B.double().mean()) / (3 * 16 * 16), golden[f"{case}_loss_mean"], rtol=1e-5)
+    # EDM's weight lambda(t), by which the error of D counts, is 1 / c_out².
+    c_out_B = golden_model(MODEL).scalings(noise.t_B).c_out_B
+    np.testing.assert_allclose(c_out_B.numpy() ** -2, golden[f"{case}_weight"], rtol=1e-5)
 
 
 def test_pretraining_loss_is_the_denoising_loss_at_the_noise_of_its_generator():

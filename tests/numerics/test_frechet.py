@@ -97,11 +97,13 @@ def test_moments_in_any_parts_equal_those_of_the_whole(sizes: list[int]) -> None
     np.testing.assert_allclose(moments.cov_DD.numpy(), np.cov(features.double().numpy(), rowvar=False), rtol=1e-9)
 
 
-def test_moments_golden_features_give_golden_moments() -> None:
+@pytest.mark.parametrize("case", ["rankdef_samples", "tiny_n3"])
+def test_moments_golden_features_give_golden_moments(case: str) -> None:
     with np.load(GOLDEN.with_suffix(".npz"), allow_pickle=False) as arrays:
-        moments = Moments.of(torch.from_numpy(arrays["rankdef_samples_features1"]))
-        np.testing.assert_allclose(moments.mu_D.numpy(), arrays["rankdef_samples_mu1"], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(moments.cov_DD.numpy(), arrays["rankdef_samples_sigma1"], rtol=1e-6, atol=1e-9)
+        moments = Moments.of(torch.from_numpy(arrays[f"{case}_features1"]))
+        assert moments.count == CASES[case]["n"][0]
+        np.testing.assert_allclose(moments.mu_D.numpy(), arrays[f"{case}_mu1"], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(moments.cov_DD.numpy(), arrays[f"{case}_sigma1"], rtol=1e-6, atol=1e-9)
 
 
 def test_moments_of_one_vector_have_no_covariance() -> None:
