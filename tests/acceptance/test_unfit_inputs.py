@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from ddo_client.models import Job
+from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
 from ddo_engine.data import write_dataset
 from tests.acceptance.conftest import StartStack, TinyJob, client_of, wait_for_end
 from tests.engine_inputs import NETWORK, EngineInputs, write_checkpoint
+from tests.tiny_families import VAR, VQVAE, randomised
 
 # writes bad files into a folder and returns what changes in the job
 Spoil = Callable[[EngineInputs, Path], dict[str, Any]]
 _DATASET, _CHECKPOINT, _FEATURES = "dataset.uri", "base_checkpoint", "feature_network"
+_AUTOREGRESSIVE = {"kind": "autoregressive", "num_scales": 2}
 
 
 def _cut(path: Path, out: Path) -> str:
@@ -61,6 +64,26 @@ def _checkpoint(out: Path, **changes: Any) -> dict[str, Any]:
 def _pickle(out: Path) -> dict[str, Any]:
     out.write_bytes(pickle.dumps({"ema": [1.0, 2.0]}))
     return {"base_checkpoint": out.as_uri()}
+
+
+def _var(out: Path, **network: Any) -> str:
+    """A VAR, or with ``class_name="VQVAE"`` what it works behind, changed."""
+    config = (VQVAE if network.get("class_name") == "VQVAE" else VAR) | network
+    save_checkpoint(out, randomised("var", config, seed=1), CheckpointManifest(family="var", network=config))
+    return out.as_uri()
+
+
+def _path(uri: str) -> Path:
+    return Path(uri.removeprefix("file://"))
+
+
+def _behind(folder: Path, autoencoder: str, **changes: Any) -> dict[str, Any]:
+    return {
+        "base_checkpoint": _var(folder / "var.safetensors"),
+        "autoencoder": autoencoder,
+        "sampler": _AUTOREGRESSIVE,
+        **changes,
+    }
 
 
 SPOILED: dict[str, tuple[Spoil, str, str]] = {
@@ -134,6 +157,56 @@ SPOILED: dict[str, tuple[Spoil, str, str]] = {
         "invalid_feature_network",
         _FEATURES,
     ),
+    "base is an autoencoder": (
+        lambda i, f: {"base_checkpoint": _var(f / "r", class_name="VQVAE"), "sampler": _AUTOREGRESSIVE},
+        "incompatible_inputs",
+        _CHECKPOINT,
+    ),
+    "no autoencoder for a model of tokens": (
+        lambda i, f: {"base_checkpoint": _var(f / "s"), "sampler": _AUTOREGRESSIVE},
+        "incompatible_inputs",
+        "autoencoder",
+    ),
+    "an autoencoder for a model of pixels": (
+        lambda i, f: {"autoencoder": _var(f / "t", class_name="VQVAE")},
+        "incompatible_inputs",
+        "autoencoder",
+    ),
+    "autoencoder of other tokens": (
+        lambda i, f: _behind(f, _var(f / "u", class_name="VQVAE", vocab_size=8)),
+        "incompatible_inputs",
+        "autoencoder",
+    ),
+    "autoencoder is a model that draws": (
+        lambda i, f: _behind(f, i.checkpoint.as_uri()),
+        "invalid_spec",
+        "autoencoder",
+    ),
+    "autoencoder cut short": (
+        lambda i, f: _behind(f, _cut(_path(_var(f / "v", class_name="VQVAE")), f / "w")),
+        "invalid_checkpoint",
+        "autoencoder",
+    ),
+    "sampler of diffusion models for a VAR": (
+        lambda i, f: _behind(f, _var(f / "x", class_name="VQVAE"), sampler={"num_steps": 3}),
+        "invalid_spec",
+        "sampler.kind",
+    ),
+    "sampler of VAR for a diffusion model": (
+        lambda i, f: {"sampler": _AUTOREGRESSIVE},
+        "invalid_spec",
+        "sampler.kind",
+    ),
+    "guidance with no guide": (
+        lambda i, f: {"sampler": {"num_steps": 3, "guidance_scale": 2.0}},
+        "invalid_spec",
+        "sampler.guidance_scale",
+    ),
+    "guide of another family": (
+        lambda i, f: {"guide": _var(f / "y"), "sampler": {"num_steps": 3, "guidance_scale": 2.0}},
+        "incompatible_inputs",
+        "guide",
+    ),
 }
 
 
@@ -148,7 +221,7 @@ def _check(name: str, job: Job) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_unfit_inputs_fail_the_job_in_validation_with_field_and_remedy(
     start_stack: StartStack, tiny_job: TinyJob
 ) -> None:
@@ -160,7 +233,7 @@ def test_unfit_inputs_fail_the_job_in_validation_with_field_and_remedy(
             for name, (spoil, _, _) in SPOILED.items()
         }
         for name, job in jobs.items():
-            _check(name, wait_for_end(stack, client, job.id, 200))
+            _check(name, wait_for_end(stack, client, job.id, 300))
         # nothing was spent on them
         for job in jobs.values():
             assert client.rounds(job.id) == ()
