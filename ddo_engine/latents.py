@@ -143,6 +143,8 @@ def _encoded(
     for start in range(0, len(dataset), batch_size):
         stop = min(start + batch_size, len(dataset))
         moments = autoencoder.encode_moments(dataset.batch(range(start, stop)).images_BCHW).cpu()
+        # Laid out as a file of them is read: another layout in memory makes another order of sums in the network.
+        moments = moments.contiguous()
         if not bool(torch.isfinite(moments).all()):
             raise NonFiniteLoss(
                 f"the autoencoder's latents of images {start} … {stop - 1} hold NaN or infinite values: its weights "
