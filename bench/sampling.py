@@ -2,10 +2,11 @@
 
     python -m bench.sampling [--family edm edm2 var rows] [--batch 4] [--steps 3] [--threads 2]
 
-Prints one table: seconds per network call, images per second (diffusion: at the network evaluations of the paper), and
-the share of time that is spent outside the network. The plain loops call the same networks: Heun's method as in a
-textbook for diffusion; for VAR a loop without reproducible randomness, once with cached keys and values and once
-without. ``rows`` prints whether a row's result depends, to the bit, on the number of rows beside it.
+Prints one table: milliseconds per network call (VAR: all calls of a batch together), images per second (diffusion: at
+the network evaluations of the paper), and the share of time that is spent outside the network. The plain loops call the
+same networks: Heun's method as in a textbook for diffusion; for VAR a loop without reproducible randomness, once with
+cached keys and values and once without. ``rows`` prints whether a row's result depends, to the bit, on the number of
+rows beside it.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.plain_samplers import plain_heun, plain_var
 from ddo_engine.device import describe_device, make_deterministic
 from ddo_engine.families import get_family
 from ddo_engine.families.diffusion.denoiser import Denoiser
-from ddo_engine.families.diffusion.heun import noise_levels
 from ddo_engine.families.var.transformer import VAR
-from ddo_engine.families.var.transformer_layers import KeyValueCache
-from ddo_engine.spec import AutoregressiveSettings, HeunSettings
+from ddo_engine.spec import AutoregressiveSettings
 from ddo_engine.version import ENGINE_VERSION
 
 EDM_CIFAR10 = {
@@ -109,16 +108,17 @@ class Measured:
         return 1 - self.network.seconds / self.seconds
 
 
-def measured(work: Callable[[], object], *methods: tuple[nn.Module, str]) -> Measured:
-    """Run ``work`` twice and keep the faster run: other processes can only make one slower."""
-    runs = []
+def measured(works: dict[str, Callable[[], object]], *methods: tuple[nn.Module, str]) -> dict[str, Measured]:
+    """Do every work twice, in turns, and keep the faster runs: other processes can only make one slower."""
+    runs: dict[str, list[Measured]] = {name: [] for name in works}
     for _ in range(2):
-        clock = Clock()
-        with clock.watching(*methods):
-            started = time.perf_counter()
-            work()
-            runs.append(Measured(time.perf_counter() - started, clock))
-    return min(runs, key=lambda run: run.seconds)
+        for name, work in works.items():
+            clock = Clock()
+            with clock.watching(*methods):
+                started = time.perf_counter()
+                work()
+                runs[name].append(Measured(time.perf_counter() - started, clock))
+    return {name: min(both, key=lambda run: run.seconds) for name, both in runs.items()}
 
 
 def built(family: str, config: dict[str, Any]) -> nn.Module:
@@ -147,39 +147,6 @@ def var_d16() -> VAR:
     return model
 
 
-def plain_heun(model: Denoiser, latents_BCHW: Tensor, labels_B: Tensor, num_steps: int) -> Tensor:
-    """Draw images as a textbook would (arXiv:2206.00364, algorithm 1)."""
-    levels = noise_levels(HeunSettings(num_steps=num_steps))
-    x = latents_BCHW.double() * levels[0]
-    for now, following in pairwise(levels):
-        slope = (x - model.denoise(x.float(), now, labels_B).double()) / now
-        moved = x + (following - now) * slope
-        if following > 0:
-            slope_there = (moved - model.denoise(moved.float(), following, labels_B).double()) / following
-            moved = x + (following - now) * (slope + slope_there) / 2
-        x = moved
-    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
-
-
-def plain_var(model: VAR, labels_B: Tensor, *, cached: bool) -> Tensor:
-    """Draw images scale by scale, from one random stream; without a cache all coarser scales are computed again."""
-    condition = model.condition(labels_B, len(labels_B))
-    modulations, tokenizer = model.modulations(condition), model.tokenizer
-    caches = [KeyValueCache() for _ in modulations] if cached else None
-    embedded, f_hat, tokens = [model.first_scale(condition)], None, []
-    for scale, count in enumerate(model.tokens_per_scale):
-        first = scale if cached else 0
-        x = torch.cat(embedded[first:], dim=1) + model.places(first, scale + 1)
-        bias = None if cached else model.attn_bias_for_masking[:, :, : x.shape[1], : x.shape[1]]
-        logits = model.transformed(x, condition, modulations, bias_11LL=bias, caches=caches)[:, -count:]
-        drawn = torch.multinomial(logits.softmax(-1).flatten(0, 1), 1).reshape(len(labels_B), count)
-        tokens.append(drawn)
-        if scale < len(model.patch_nums) - 1:
-            f_hat, inputs = tokenizer.next_scale_input(f_hat, drawn, scale)
-            embedded.append(model.embedded(inputs))
-    return ((tokenizer.decode(torch.cat(tokens, dim=1)) + 1) / 2 * 255).to(torch.uint8)
-
-
 def print_row(what: str, run: Measured, batch_size: int, nfe: int) -> None:
     """Print a row of the table; ``nfe`` are the network calls of an image that counts."""
     call = run.network.seconds / run.network.calls
@@ -196,11 +163,12 @@ def measure_diffusion(what: str, family_name: str, config: dict[str, Any], batch
     labels_B = torch.arange(batch_size)
     latents_BCHW = torch.randn(batch_size, model.img_channels, model.img_resolution, model.img_resolution)
     model.denoise(latents_BCHW, 1.0, labels_B)  # the first call prepares the kernels
-    for name, draw in (
-        (what, lambda: family.sample(model, range(batch_size), labels_B, sampler)),
-        (f"{what}, plain loop", lambda: plain_heun(model, latents_BCHW, labels_B, num_steps)),
-    ):
-        print_row(name, measured(draw, (model, "network")), batch_size, default.nfe)
+    draws = {
+        what: lambda: family.sample(model, range(batch_size), labels_B, sampler),
+        f"{what}, plain loop": lambda: plain_heun(model, latents_BCHW, labels_B, num_steps),
+    }
+    for name, run in measured(draws, (model, "network")).items():
+        print_row(name, run, batch_size, default.nfe)
 
 
 def measure_var(batch_size: int) -> None:
@@ -211,15 +179,14 @@ def measure_var(batch_size: int) -> None:
     tokens_BL = torch.zeros(batch_size, model.num_tokens, dtype=torch.int64)
     networks = [(model, "transformed"), (model, "modulations"), (tokenizer, "decode_unclamped")]
     networks.append((tokenizer, "next_scale_input"))
-    for name, draw in (
-        ("VAR-d16", lambda: family.sample(model, range(batch_size), labels_B, sampler)),
-        ("VAR-d16, plain loop with a cache", lambda: plain_var(model, labels_B, cached=True)),
-        ("VAR-d16, plain loop without one", lambda: plain_var(model, labels_B, cached=False)),
-        ("of these, the VQVAE's decoder", lambda: tokenizer.decode(tokens_BL)),
-    ):
-        run = measured(draw, *networks)
-        calls = Clock(run.network.seconds, 1)
-        print_row(name, Measured(run.seconds, calls), batch_size, nfe=1)
+    draws = {
+        "VAR-d16": lambda: family.sample(model, range(batch_size), labels_B, sampler),
+        "VAR-d16, plain loop with a cache": lambda: plain_var(model, labels_B, cached=True),
+        "VAR-d16, plain loop without one": lambda: plain_var(model, labels_B, cached=False),
+        "of these, the VQVAE's decoder": lambda: tokenizer.decode(tokens_BL),
+    }
+    for name, run in measured(draws, *networks).items():
+        print_row(name, Measured(run.seconds, Clock(run.network.seconds, 1)), batch_size, nfe=1)
 
 
 def print_rows() -> None:

@@ -4,6 +4,9 @@
     model = ddo_engine.load_model("model.safetensors")
     images_BCHW = ddo_engine.sample(model, seeds=range(16))
 
+:func:`load_model` also takes checkpoints as their authors publish them; :func:`convert` makes ours of them, and
+:func:`export` files that the official code loads. All of it with examples: ``docs/engine.md``.
+
 Importing this package does not import torch; the first use of a name below does.
 """
 
@@ -11,12 +14,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ddo_engine.conversion import convert, export
     from ddo_engine.loading import load_model
     from ddo_engine.sampling import sample
 
-__all__ = ["load_model", "sample"]
+__all__ = ["convert", "export", "load_model", "sample"]
 
-_HOME = {"load_model": "ddo_engine.loading", "sample": "ddo_engine.sampling"}
+_HOME = {
+    "convert": "ddo_engine.conversion",
+    "export": "ddo_engine.conversion",
+    "load_model": "ddo_engine.loading",
+    "sample": "ddo_engine.sampling",
+}
 
 
 def __getattr__(name: str) -> object:

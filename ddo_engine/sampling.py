@@ -122,8 +122,8 @@ def sample(
 
     Args:
         model: From :func:`ddo_engine.load_model`.
-        seeds: One per image; image i depends on seed i (and its label) alone. On a CPU that holds to the bit; on a GPU
-            to the bit for one ``sampler.batch_size``, whatever seeds are drawn together.
+        seeds: One per image; image i depends on seed i (and its label) alone: on a CPU to the bit, on a GPU but for
+            single grey levels.
         labels: Class indices; None draws those of a conditional model from the seeds, or, for
             ``sampler.labels = "balanced"``, takes seed mod number of classes.
         sampler: How to draw; None takes the family's default (EDM's for CIFAR-10, EDM2's, VAR without guidance).

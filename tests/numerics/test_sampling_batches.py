@@ -131,3 +131,17 @@ def test_balanced_labels_of_any_stretch_of_seeds_differ_by_at_most_one(first_see
     counts = torch.bincount(labels, minlength=label_dim)
     assert len(counts) == label_dim
     assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_images_on_cuda_are_the_same_but_for_single_grey_levels_whatever_the_batch_size(name):
+    case = CASES[name]
+    model = case.model().cuda()
+    guide = None if case.guide is None else case.guide().cuda()
+    drawn = [
+        ddo_engine.sample(model, SEEDS, sampler=case.sampler.model_copy(update={"batch_size": size}), guide=guide).int()
+        for size in (64, 7)
+    ]
+    assert (drawn[0] - drawn[1]).abs().max() <= 1
+    assert ((drawn[0] - drawn[1]) != 0).float().mean() < 0.01
