@@ -27,6 +27,13 @@ def specs(inputs):
         "pretraining": inputs.train_spec(
             objective={"kind": "mle"}, reference_set=..., evaluation=..., feature_network=...
         ),
+        "edm2's schedule and average": inputs.train_spec(
+            training={
+                "schedule": {"kind": "edm2", "decay_reference_batches": 3},
+                "ema_half_life_kimg": None,
+                "ema_std": 0.1,
+            }
+        ),
     }
 
 
@@ -34,7 +41,7 @@ def reports_step(event, step):
     return event["type"] == "metric" and event["step"] == step
 
 
-@pytest.mark.parametrize("kind", ["ddo", "mle", "pretraining"])
+@pytest.mark.parametrize("kind", ["ddo", "mle", "pretraining", "edm2's schedule and average"])
 @pytest.mark.parametrize("step", [1, 3, 4, 7])
 def test_trial_stopped_after_a_step_and_run_again_equals_undisturbed(inputs, tmp_path, kind, step):
     spec = specs(inputs)[kind]

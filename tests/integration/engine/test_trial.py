@@ -212,7 +212,27 @@ def test_gradient_that_is_not_finite_ends_the_trial(inputs, tmp_path, monkeypatc
         run_in_process("train", inputs.train_spec(), tmp_path)
 
 
-def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_batch(inputs, tmp_path, monkeypatch):
+EDM2_TRAINING = {
+    "schedule": {"kind": "edm2", "decay_reference_batches": 3},
+    "ema_half_life_kimg": None,
+    "ema_std": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+    ("training", "expected_rates", "expected_decays"),
+    [
+        ({}, [0.005] + [0.01] * 7, [0.5 ** (16 / 32)] * 8),
+        (
+            EDM2_TRAINING,
+            [0, 0.005, 0.01, 0.01, *(0.01 * (3 / step) ** 0.5 for step in range(4, 8))],
+            [(1 - 1 / step) ** 7.937203937601809 for step in range(1, 9)],
+        ),
+    ],
+)
+def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_batch(
+    inputs, tmp_path, monkeypatch, training, expected_rates, expected_decays
+):
     decays, rates = [], []
     adam_step, average = torch.optim.Adam.step, update_ema
 
@@ -226,10 +246,10 @@ def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_
 
     monkeypatch.setattr(torch.optim.Adam, "step", watched_step)
     monkeypatch.setattr("ddo_engine.trial.update_ema", watched_average)
-    events = run_in_process("train", inputs.train_spec(), tmp_path)
-    assert rates == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01, 0.01])
+    events = run_in_process("train", inputs.train_spec(training=training), tmp_path)
+    assert rates == pytest.approx(expected_rates)
     assert rates == [event["values"]["learning_rate"] for event in of_type(events, "metric")]
-    assert decays == pytest.approx([0.5 ** (16 / 32)] * 8)
+    assert decays == pytest.approx(expected_decays)
 
 
 def test_average_that_draws_no_numbers_ends_the_trial_at_its_evaluation(inputs, tmp_path, monkeypatch):
