@@ -45,15 +45,25 @@ def verified_sha256(file: FileRef, param: str) -> str:
     return sha256
 
 
-def open_checkpoint(file: FileRef, device: torch.device) -> LoadedCheckpoint:
+@contextmanager
+def blaming(param: str) -> Iterator[None]:
+    """Let errors of the block point at ``param``: what the file is to the client, not what it is to its loader."""
+    try:
+        yield
+    except EngineError as error:
+        error.param = param
+        raise
+
+
+def open_checkpoint(file: FileRef, device: torch.device, param: str = CHECKPOINT) -> LoadedCheckpoint:
     """Load a checkpoint in float32, as training wants it; errors point at the client's name of it."""
-    with _blaming(CHECKPOINT):
-        return load_checkpoint(local_path(file, "checkpoint"), device, torch.float32)
+    with blaming(param):
+        return load_checkpoint(local_path(file, param), device, torch.float32)
 
 
 def open_dataset(file: FileRef, param: str = DATASET, reading: DatasetReading = IMAGES_AS_STORED) -> ImageDataset:
     """Load a dataset; errors point at the client's name of it."""
-    with _blaming(param):
+    with blaming(param):
         return load_dataset(local_path(file, param), reading)
 
 
@@ -64,14 +74,14 @@ def check_every_image(dataset: ImageDataset, param: str = DATASET) -> None:
         InvalidDataset: An image is damaged, or not like the first.
     """
     if not isinstance(dataset, InMemoryDataset):
-        with _blaming(param):
+        with blaming(param):
             for start in range(0, len(dataset), CHECKED_AT_ONCE):
                 dataset.batch(range(start, min(start + CHECKED_AT_ONCE, len(dataset))))
 
 
 def open_feature_network(file: FileRef, device: torch.device) -> FeatureNetwork:
     """Load a feature network; errors point at the client's name of it."""
-    with _blaming(FEATURE_NETWORK):
+    with blaming(FEATURE_NETWORK):
         return load_features(local_path(file, "feature_network"), device)
 
 
@@ -183,16 +193,6 @@ def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, d
             "give it, or choose 'balanced' or 'random'",
             param="dataset",
         )
-
-
-@contextmanager
-def _blaming(param: str) -> Iterator[None]:
-    """Let errors of the block point at ``param``: what the file is to the client, not what it is to its loader."""
-    try:
-        yield
-    except EngineError as error:
-        error.param = param
-        raise
 
 
 def _shape(resolution: int, channels: int) -> str:

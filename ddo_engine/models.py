@@ -7,7 +7,7 @@ from torch import nn
 
 from ddo_engine.checkpoint import LoadedCheckpoint, info_of
 from ddo_engine.companions import Companions
-from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidSpec
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.inputs import open_checkpoint, verified_sha256
 from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec
 
@@ -74,11 +74,7 @@ def _require_generative(checkpoint: LoadedCheckpoint) -> None:
 def _open_companion(file: FileRef | None, param: str, device: torch.device) -> LoadedCheckpoint | None:
     if file is None:
         return None
-    try:
-        loaded = open_checkpoint(file, device)
-    except EngineError as error:
-        error.param = param
-        raise
+    loaded = open_checkpoint(file, device, param)
     if (param == "autoencoder") != getattr(loaded.model, "is_autoencoder", False):
         raise InvalidSpec(
             f"{param}: a {loaded.info.network} is not "

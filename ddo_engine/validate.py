@@ -1,15 +1,8 @@
 """``python -m ddo_engine validate``: read the inputs of a job once, before anything is spent on it."""
 
-from pathlib import Path
-from typing import Literal
-
-from ddo_engine.checkpoint import MANIFEST_KEY
-from ddo_engine.conversion import FileFormat, convert_in_sandbox, sniff
-from ddo_engine.errors import EngineError
+from ddo_engine.converted_inputs import convert_inputs
 from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
-from ddo_engine.files import sha256_of
 from ddo_engine.inputs import (
-    CHECKPOINT,
     check_every_image,
     check_features_fit_dataset,
     check_features_vary,
@@ -17,19 +10,14 @@ from ddo_engine.inputs import (
     check_labels_can_be_drawn,
     check_model_fits_dataset,
     check_sampler,
-    local_path,
     open_dataset,
     open_feature_network,
     verified_sha256,
 )
 from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import FileRef, Report, ValidateSpec
-from ddo_engine.tensor_file import read_tensor_file
+from ddo_engine.spec import Report, ValidateSpec
 from ddo_engine.unit_data import as_pixels
-
-Network = Literal["checkpoint", "autoencoder", "guide"]
-_NETWORKS: tuple[Network, ...] = ("checkpoint", "autoencoder", "guide")
 
 
 def run(spec: ValidateSpec, context: RunContext) -> None:
@@ -46,7 +34,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     context.announce("validate")
     for param in ("dataset", "feature_network"):
         verified_sha256(getattr(spec, param), param)
-    converted = _convert(spec, context)
+    converted = convert_inputs(spec, context)
     spec = spec.model_copy(update={str(name): file for name, file in converted.items()})
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
@@ -65,31 +53,3 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_grey_levels(dataset, spec.grey_levels)
     check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
-
-
-def _convert(spec: ValidateSpec, context: RunContext) -> dict[Network, FileRef]:
-    """Convert what is not in our format yet, each file in a process of its own."""
-    converted: dict[Network, FileRef] = {}
-    for network in _NETWORKS:
-        file: FileRef | None = getattr(spec, network)
-        if file is None:
-            continue
-        verified_sha256(file, network)
-        source = local_path(file, network)
-        destination = context.workdir / f"{network}.safetensors"
-        try:
-            if _is_ours(source):
-                continue
-            context.stop.check()
-            convert_in_sandbox(source, destination)
-        except EngineError as error:
-            error.param = CHECKPOINT if network == "checkpoint" else network
-            raise
-        converted[network] = FileRef(
-            path=str(destination), sha256=sha256_of(destination), size_bytes=destination.stat().st_size
-        )
-    return converted
-
-
-def _is_ours(path: Path) -> bool:
-    return sniff(path) is FileFormat.SAFETENSORS and MANIFEST_KEY in read_tensor_file(path).metadata

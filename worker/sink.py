@@ -16,6 +16,7 @@ from ddo_engine.spec import (
     EngineEvent,
     Evaluated,
     Failed,
+    FileRef,
     FileRole,
     FileWritten,
     Finished,
@@ -112,14 +113,11 @@ class Sink:
             shown = line[:_LONGEST_LINE_SHOWN].decode(errors="replace")
             raise ProtocolError(f"the engine said what is not an event: {shown!r}") from error
         if isinstance(event, Report):
-            for file in event.converted.values():
-                if file.path is None or not (self._workdir / file.path).resolve().is_relative_to(self._workdir):
-                    raise ProtocolError(f"the engine reported a file outside its folder: {file.path!r}")
+            converted = {network: self._described(file) for network, file in event.converted.items()}
+            return _Said(event.model_copy(update={"converted": converted}))
         if not isinstance(event, FileWritten):
             return _Said(event)
-        path = (self._workdir / event.path).resolve()
-        if not path.is_relative_to(self._workdir):
-            raise ProtocolError(f"the engine announced a file outside its folder: {event.path!r}")
+        path = self._inside(event.path)
         # a training state keeps its name, and the next one takes its place while this one is uploaded
         link = self._links / f"{self._num_files}{path.suffix}"
         self._num_files += 1
@@ -127,6 +125,18 @@ class Sink:
         if event.role is FileRole.STATE:
             self._newest_state = link
         return _Said(event, link)
+
+    def _inside(self, path: str) -> Path:
+        resolved = (self._workdir / path).resolve()
+        if not resolved.is_relative_to(self._workdir):
+            raise ProtocolError(f"the engine named a file outside its folder: {path!r}")
+        return resolved
+
+    def _described(self, file: FileRef) -> FileRef:
+        """Return a reported file by its absolute path: it is read in another working folder than the engine's."""
+        if file.path is None or file.sha256 is None or file.size_bytes is None:
+            raise ProtocolError("the engine reported a file without its path, SHA-256 or size")
+        return file.model_copy(update={"path": str(self._inside(file.path))})
 
     def _store_all(self, task: Task[None]) -> None:
         while (said := self._said.get()) is not None:

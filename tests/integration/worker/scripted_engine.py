@@ -5,6 +5,7 @@ JSON file that ``SCRIPT`` names: per kind (or ``trial`` + alpha) a mapping with
 
     steps, step_seconds     length of a trial, other kinds last ``step_seconds``
     end                     "abort" | "silent_exit" | "diverge" | "hang" | "garbage" instead of the work
+    converted               files that the report of ``validate`` names; relative ones are written first
     only_attempts           how many runs misbehave, counted in the log; all by default
 
 Every run appends ``kind position-of-start pid`` to ``LOG``.
@@ -55,7 +56,9 @@ def main():
         if kind == "validate":
             info = {"num_images": 3, "img_resolution": 8, "img_channels": 1, "class_counts": []}
             checkpoint = {"family": "edm", "network": "MLP", "num_parameters": 1, "img_resolution": 8}
-            say(type="report", checkpoint={**checkpoint, "img_channels": 1, "label_dim": 0}, dataset=info)
+            checkpoint |= {"img_channels": 1, "label_dim": 0}
+            converted = [] if runs >= todo.get("only_attempts", 10**9) else todo.get("converted", [])
+            say(type="report", checkpoint=checkpoint, dataset=info, converted=convert(workdir, converted))
         elif kind == "reference":
             path = workdir / "reference-set.zip"
             path.write_text(f"reference {spec['first_seed']} {spec['num_samples']}")
@@ -88,6 +91,16 @@ def misbehave(end):
     if end == "hang":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+
+
+def convert(workdir, paths):
+    files = {}
+    for network, path in paths:
+        if not path.startswith(("/", ".")):
+            (workdir / path).write_text(f"converted {network}")
+        data = (workdir / path).read_bytes()
+        files[network] = {"path": path, "sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+    return files
 
 
 def train(spec, first, workdir, todo):

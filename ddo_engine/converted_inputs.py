@@ -1,0 +1,75 @@
+"""The networks that a job names in their authors' formats, converted once, at validation."""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ddo_engine.checkpoint import MANIFEST_KEY, read_manifest
+from ddo_engine.conversion import ConversionOptions, FileFormat, convert_in_sandbox, sniff
+from ddo_engine.errors import InvalidSpec
+from ddo_engine.families import get_family
+from ddo_engine.families.var.transformer import VAR
+from ddo_engine.files import sha256_of
+from ddo_engine.inputs import CHECKPOINT, blaming, local_path, verified_sha256
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import FileRef, ValidateSpec
+from ddo_engine.tensor_file import read_tensor_file
+
+Network = Literal["checkpoint", "autoencoder", "guide"]
+_NAMES: dict[Network, str] = {"checkpoint": CHECKPOINT, "autoencoder": "autoencoder", "guide": "guide"}
+
+
+def convert_inputs(spec: ValidateSpec, context: RunContext) -> dict[Network, FileRef]:
+    """Convert into the work folder what is not in our format yet, each file in a process of its own.
+
+    Returns:
+        What takes the place of the spec's files; nothing for those that are ours already.
+
+    Raises:
+        CorruptCheckpoint: A file is damaged, hostile, or of no format that we read; names the job's field.
+        Interrupted: A stop was requested.
+    """
+    converted: dict[Network, FileRef] = {}
+    for network, name in _NAMES.items():
+        file: FileRef | None = getattr(spec, network)
+        if file is None:
+            continue
+        context.stop.check()
+        verified_sha256(file, network)
+        source, destination = local_path(file, network), context.workdir / f"{network}.safetensors"
+        with blaming(name):
+            is_ours = _is_ours(source)
+        if is_ours:
+            continue
+        base = converted.get("checkpoint", spec.checkpoint)
+        patch_nums = _patch_nums_of(base) if network == "autoencoder" else None
+        with blaming(name):
+            _convert(source, destination, patch_nums)
+        converted[network] = FileRef(
+            path=str(destination), sha256=sha256_of(destination), size_bytes=destination.stat().st_size
+        )
+    return converted
+
+
+def _convert(source: Path, destination: Path, patch_nums: tuple[int, ...] | None) -> None:
+    """Convert a file, which has these scales if it has scales and does not say which."""
+    try:
+        convert_in_sandbox(source, destination)
+    except InvalidSpec as error:
+        if error.param != "patch_nums" or patch_nums is None:
+            raise
+        convert_in_sandbox(source, destination, options=ConversionOptions(patch_nums=patch_nums))
+
+
+def _is_ours(path: Path) -> bool:
+    return sniff(path) is FileFormat.SAFETENSORS and MANIFEST_KEY in read_tensor_file(path).metadata
+
+
+def _patch_nums_of(checkpoint: FileRef) -> tuple[int, ...] | None:
+    """Return the scales of a VAR, which its VQVAE has too but does not say in its file; None for other networks."""
+    with blaming(CHECKPOINT):
+        manifest = read_manifest(local_path(checkpoint, "checkpoint"))
+        with torch.device("meta"):
+            model = get_family(manifest.family).build(manifest.network)
+    return model.patch_nums if isinstance(model, VAR) else None
