@@ -19,11 +19,12 @@ from ddo_engine.conversion.official_globals import (
 )
 from ddo_engine.conversion.plain_values import PlainReader
 from ddo_engine.conversion.refusal import damaged
-from ddo_engine.conversion.tensor_records import FindStorage, locate_tensors
+from ddo_engine.conversion.tensor_records import MAX_TENSORS, FindStorage, locate_tensors
 from ddo_engine.conversion.torch_stream import Storage, read_torch_stream
 from ddo_engine.stored_tensor import StoredTensor
 
 _MAX_DEPTH = 32
+_MAX_NAME_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,11 @@ def _state_dict(network: Any, path: Path) -> dict[str, Any]:
         if not all(isinstance(part, dict) for part in (parameters, buffers, modules)) or not isinstance(hidden, set):
             raise damaged(path.name, f"{where} is not a module as torch has them")
         own = {**parameters, **{name: value for name, value in buffers.items() if name not in hidden}}
+        # Modules may share their dictionaries and repeat a long name, so that a small file describes a huge network.
+        if len(records) + len(own) > MAX_TENSORS:
+            raise damaged(path.name, f"its network has more than {MAX_TENSORS} tensors")
+        if any(len(prefix) + len(name) > _MAX_NAME_LENGTH for name in (*own, *modules)):
+            raise damaged(path.name, f"a part of {where} has a name of more than {_MAX_NAME_LENGTH} characters")
         records.update({f"{prefix}{name}": record for name, record in own.items() if record is not None})
         for name, child in modules.items():
             if child is not None:

@@ -66,8 +66,9 @@ class PlainReader:
         if not isinstance(dtype, InertObject) or dtype.kind != DTYPE or not isinstance(dtype.state, tuple):
             raise self._source.refuse("its number has no dtype")
         name, order = dtype.arguments[0] if dtype.arguments else None, dtype.state[1:2]
-        if name not in _DTYPES or order not in (("<",), ("|",)):
-            raise self._source.refuse(f"its number is of the dtype {str(name)[:40]!r}, or not little-endian")
+        if type(name) is not str or name not in _DTYPES or order not in (("<",), ("|",)):
+            described = repr(name[:40]) if type(name) is str else _described(name)
+            raise self._source.refuse(f"its number is of the dtype {described}, or not little-endian")
         kind = np.dtype(f"<{name}")
         if not isinstance(data, Region) or data.length != count * kind.itemsize or count > _MAX_VALUES:
             raise self._source.refuse("its number has not the bytes of its dtype")

@@ -48,6 +48,16 @@ class Call:
         return self.function, self.arguments
 
 
+class _Dtype:
+    """Pickles as a dtype of numpy whose name is anything."""
+
+    def __init__(self, name: Any) -> None:
+        self.name = name
+
+    def __reduce__(self):
+        return np.dtype, (self.name, False, True), (3, "<", None, None, None, -1, -1, 0)
+
+
 class _Storage:
     """Pickles as a persistent id."""
 
@@ -182,6 +192,21 @@ def _bombs() -> Iterator[tuple[str, bytes]]:
     colliding = b"".join(b"\x8a\x10" + (index * (2**61 - 1)).to_bytes(16, "little") + b"N" for index in range(100_000))
     yield "keys-of-one-hash", b"\x80\x04}(" + colliding + b"u."
     yield "list-in-itself", b"\x80\x04]\x94h\x00a."
+    scalar = np.float64(1).__reduce__()[0]
+    yield "billion-laughs-as-dtype", _with_configuration(Call(scalar, _Dtype(_laughs()), bytes(8)))
+    keys = stream(keys=_laughs())
+    yield "billion-laughs-as-keys", with_bias(tensor(Call(torch.storage._load_from_bytes, keys)))
+    yield "billion-laughs-as-keys-of-a-file", keys
+    yield "modules-that-share-tensors", _with_modules({f"{index}": 5000 for index in range(5000)})
+    yield "module-of-a-long-name", _with_modules({"m" * 2**20: 5000})
+
+
+def _with_modules(sizes: dict[str, int]) -> bytes:
+    """A network of modules of so many tensors, which are the same in all of them."""
+    shared = {f"{index}": 0 for index in range(max(sizes.values()))}
+    modules = {name: Persistent("Block", module_state(_parameters=shared)) for name in sizes}
+    root = Persistent("EDMPrecond", module_state(_init_kwargs=ARGUMENTS, _modules=modules))
+    return dumped({"ema": root})
 
 
 def _laughs() -> list[Any]:
