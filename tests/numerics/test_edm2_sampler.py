@@ -7,7 +7,7 @@ import torch
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.families import get_family
 from ddo_engine.families.diffusion.guidance import guided
-from ddo_engine.families.diffusion.heun import heun
+from ddo_engine.families.diffusion.heun import heun, noise_levels
 from ddo_engine.families.diffusion.space import quantise
 from ddo_engine.families.diffusion.streams import SampleStreams
 from ddo_engine.spec import HeunSettings
@@ -40,6 +40,12 @@ def test_heun_in_float32_equals_official(num_steps):
     if num_steps == 32:
         assert np.abs(quantise(images).numpy().astype(int) - golden["plain32_uint8_rgb"]).max() <= 1
         np.testing.assert_array_equal(quantise(images).numpy(), golden["plain32_uint8_rgb"])
+
+
+@pytest.mark.parametrize("num_steps", [8, 18, 32])
+def test_noise_levels_in_float32_equal_official_ones_to_the_bit(num_steps):
+    levels = noise_levels(HeunSettings(num_steps=num_steps, state_dtype="float32"))
+    np.testing.assert_array_equal(levels.numpy(), arrays(NAME)[f"t_steps_{num_steps}"])
 
 
 def test_autoguidance_equals_official():

@@ -46,7 +46,7 @@ class StepGrid:
         first, last = -math.log(sampler.sigma_max), -math.log(sampler.sigma_min)
         width = (last - first) / NUM_INTERVALS
         lambdas = tuple(first + k * width for k in range(NUM_INTERVALS + 1))
-        levels = power_spaced(sampler, sampler.num_steps + 1)
+        levels = power_spaced(sampler, sampler.num_steps + 1, torch.float64).tolist()
         indexes = tuple(round((-math.log(level) - first) / width) for level in levels)
         if len(set(indexes)) < len(indexes):
             raise InvalidSpec(

@@ -13,18 +13,24 @@ from torch import Tensor
 from ddo_engine.spec import DPMSolverSettings, HeunSettings
 
 
-def power_spaced(sampler: HeunSettings | DPMSolverSettings, num_levels: int) -> list[float]:
-    """Return noise levels from sigma_max down to sigma_min, equally spaced in ``sigma^(1/rho)``.
+def power_spaced(sampler: HeunSettings | DPMSolverSettings, num_levels: int, dtype: torch.dtype) -> Tensor:
+    """Return noise levels from sigma_max down to sigma_min, equally spaced in ``sigma^(1/rho)``, computed in ``dtype``.
 
     Source: arXiv:2206.00364, eq. 5.
     """
     first, last = sampler.sigma_max ** (1 / sampler.rho), sampler.sigma_min ** (1 / sampler.rho)
-    return [(first + i / (num_levels - 1) * (last - first)) ** sampler.rho for i in range(num_levels)]
+    steps = torch.arange(num_levels, dtype=dtype)
+    levels: Tensor = (first + steps / (num_levels - 1) * (last - first)) ** sampler.rho
+    return levels
 
 
-def noise_levels(sampler: HeunSettings) -> list[float]:
-    """Return the N noise levels of the steps, and a final 0."""
-    return [*power_spaced(sampler, sampler.num_steps), 0.0]
+def noise_levels(sampler: HeunSettings) -> Tensor:
+    """Return the N noise levels of the steps, and a final 0, in ``sampler.state_dtype``, on the CPU.
+
+    Rounded like the state: over few steps from 80 to 0.002, float32 images are no others' but with float32 levels.
+    """
+    levels = power_spaced(sampler, sampler.num_steps, getattr(torch, sampler.state_dtype))
+    return torch.cat([levels, levels.new_zeros(1)])
 
 
 def heun(
@@ -53,9 +59,9 @@ def heun(
     num_calls = 0
     state_dtype = getattr(torch, sampler.state_dtype)
 
-    def slope(x: Tensor, sigma: float) -> Tensor:
+    def slope(x: Tensor, sigma: Tensor) -> Tensor:
         nonlocal num_calls
-        sigma_B = torch.full((x.shape[0],), sigma, dtype=torch.float32, device=x.device)
+        sigma_B = torch.full((x.shape[0],), float(sigma), dtype=torch.float32, device=x.device)
         denoised = denoise(x.to(torch.float32), sigma_B).to(state_dtype)
         num_calls += 1
         if on_call is not None:
@@ -65,9 +71,9 @@ def heun(
     levels = noise_levels(sampler)
     x = latents_BCHW.to(state_dtype) * levels[0]
     for sigma, sigma_next in pairwise(levels):
-        sigma_hat = sigma * (1 + _gamma(sigma, sampler))
+        sigma_hat = sigma + _gamma(float(sigma), sampler) * sigma
         if sampler.S_churn > 0:
-            x = x + math.sqrt(sigma_hat**2 - sigma**2) * sampler.S_noise * churn_noise().to(x)
+            x = x + (sigma_hat**2 - sigma**2).sqrt() * sampler.S_noise * churn_noise().to(x)
         slope_here = slope(x, sigma_hat)
         x_next = x + (sigma_next - sigma_hat) * slope_here
         if sigma_next > 0:
