@@ -62,6 +62,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         context.cache,
         spec.dataset_reading,
         models.companions,
+        context.progress("reading", len(pixels)),
     )
     denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():

@@ -1,6 +1,6 @@
 """The files that a spec names: found, verified, loaded, and checked against each other."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,16 +67,28 @@ def open_dataset(file: FileRef, param: str = DATASET, reading: DatasetReading = 
         return load_dataset(local_path(file, param), reading)
 
 
-def check_every_image(dataset: ImageDataset, param: str = DATASET) -> None:
+def check_every_image(
+    dataset: ImageDataset, param: str = DATASET, on_progress: Callable[[int], None] | None = None
+) -> None:
     """Decode once what is otherwise decoded when a batch asks for it, so that no trial stumbles over it later.
+
+    Args:
+        dataset: Loaded.
+        param: What errors call it.
+        on_progress: Called with the number of images looked at: millions of them take longer than a supervisor waits
+            for a word.
 
     Raises:
         InvalidDataset: An image is damaged, or not like the first.
     """
-    if not isinstance(dataset, InMemoryDataset):
+    if isinstance(dataset, InMemoryDataset):
+        return
+    for start in range(0, len(dataset), CHECKED_AT_ONCE):
+        stop = min(start + CHECKED_AT_ONCE, len(dataset))
         with blaming(param):
-            for start in range(0, len(dataset), CHECKED_AT_ONCE):
-                dataset.batch(range(start, min(start + CHECKED_AT_ONCE, len(dataset))))
+            dataset.batch(range(start, stop))
+        if on_progress is not None:
+            on_progress(stop)
 
 
 def open_feature_network(file: FileRef, device: torch.device) -> FeatureNetwork:

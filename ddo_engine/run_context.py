@@ -1,13 +1,13 @@
 """What every command is given beside its spec."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from ddo_engine.device import describe_device
-from ddo_engine.events import EventWriter
+from ddo_engine.events import EventWriter, ProgressReporter
 from ddo_engine.files import sha256_of
 from ddo_engine.interruption import StopRequest
 from ddo_engine.spec import FileRole, FileWritten, Started
@@ -41,6 +41,16 @@ class RunContext:
                 resumed_from_kimg=resumed_from_kimg,
             )
         )
+
+    def progress(self, phase: str, num_images: int) -> Callable[[int], None]:
+        """Return what reports how many images of a phase are done, and stops between them if asked to."""
+        reporter = ProgressReporter(self.events, phase, num_images)
+
+        def report(done: int) -> None:
+            reporter.update(done)
+            self.stop.check()
+
+        return report
 
     def announce_file(
         self, role: FileRole, path: Path, *, kimg: float | None = None, info: Mapping[str, object] | None = None

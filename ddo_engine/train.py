@@ -110,6 +110,7 @@ def _evaluator(
         context.cache,
         spec.dataset_reading,
         models.companions,
+        context.progress("reading", len(dataset)),
     )
 
 

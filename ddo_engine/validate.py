@@ -49,7 +49,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_features_fit_dataset(features, pixels.info)
     if spec.evaluation is not None:
         features.check_measures(spec.evaluation)
-    check_every_image(dataset)
+    check_every_image(dataset, on_progress=context.progress("reading", len(dataset)))
     check_grey_levels(dataset, spec.grey_levels)
     check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))

@@ -44,6 +44,7 @@ class Evaluator:
         cache_folder: Path | None,
         dataset_reading: DatasetReading = IMAGES_AS_STORED,
         companions: Companions = NO_COMPANIONS,
+        on_reading: Callable[[int], None] | None = None,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -56,6 +57,7 @@ class Evaluator:
             cache_folder: Where the dataset's statistics are kept between units; None keeps none.
             dataset_reading: What was done to the images of the file.
             companions: The networks that samples depend on besides the one that is measured.
+            on_reading: Called with the number of dataset images that the statistics have seen so far.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -72,6 +74,7 @@ class Evaluator:
         self.cache_folder = cache_folder
         self.dataset_reading = dataset_reading
         self.companions = companions
+        self._on_reading = on_reading
         self._manifolds: dict[int, Manifold] = {}
 
     @cached_property
@@ -82,7 +85,9 @@ class Evaluator:
             name += self.dataset_reading.model_dump_json()
         # A dataset of latents has other pixels behind another autoencoder.
         name += self.companions.sha256s.get("autoencoder_sha256", "")
-        return reference_statistics(self.feature_network, self.dataset, name, METRICS_VERSION, self.cache_folder)
+        return reference_statistics(
+            self.feature_network, self.dataset, name, METRICS_VERSION, self.cache_folder, self._on_reading
+        )
 
     def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
         """Return all that the numbers depend on besides the model's weights."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +60,12 @@ def extract_outputs(network: FeatureNetwork, images_NCHW: Tensor, names: Sequenc
 
 
 def reference_statistics(
-    network: FeatureNetwork, dataset: ImageDataset, dataset_name: str, metrics_version: int, cache_folder: Path | None
+    network: FeatureNetwork,
+    dataset: ImageDataset,
+    dataset_name: str,
+    metrics_version: int,
+    cache_folder: Path | None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> ReferenceStatistics:
     """Return the dataset's statistics, from ``cache_folder`` where they lie there undamaged.
 
@@ -70,19 +75,22 @@ def reference_statistics(
         dataset_name: Names the images in the cache: their file's SHA-256, and what was done to them.
         metrics_version: Names the code in the cache.
         cache_folder: None computes every time.
+        on_progress: Called with the number of images described so far; not called where the statistics lie there.
     """
     if cache_folder is None:
-        return _compute(network, dataset)
+        return _compute(network, dataset, on_progress)
     key = f"{metrics_version}:{network.sha256}:{dataset_name}:{network.device.type}"
     path = cache_folder / "reference_statistics" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     cached = _read(path, network.feature_dim)
     if cached is None:
-        cached = _compute(network, dataset)
+        cached = _compute(network, dataset, on_progress)
         _write(path, cached)
     return cached
 
 
-def _compute(network: FeatureNetwork, dataset: ImageDataset) -> ReferenceStatistics:
+def _compute(
+    network: FeatureNetwork, dataset: ImageDataset, on_progress: Callable[[int], None] | None
+) -> ReferenceStatistics:
     kept = set(torch.linspace(0, len(dataset) - 1, min(len(dataset), MANIFOLD_IMAGES)).round().long().tolist())
     moments = Moments.empty(network.feature_dim)
     features: list[Tensor] = []
@@ -91,6 +99,8 @@ def _compute(network: FeatureNetwork, dataset: ImageDataset) -> ReferenceStatist
         features_BD = extract(network, dataset.batch(range(start, stop)).images_BCHW)
         moments = moments.merge(Moments.of(features_BD))
         features.append(features_BD[[row for row in range(len(features_BD)) if start + row in kept]])
+        if on_progress is not None:
+            on_progress(stop)
     return ReferenceStatistics(moments, torch.cat(features))
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ddo_engine.data import load_dataset, write_dataset
-from ddo_engine.errors import InvalidDataset
+from ddo_engine.errors import Interrupted, InvalidDataset
 from ddo_engine.evaluation import Evaluator, load_features
 from ddo_engine.spec import DatasetReading, HeunSettings
 from tests.engine_inputs import results, run_in_process
@@ -71,6 +71,41 @@ def test_cached_statistics_are_of_one_reading(inputs, photographs, tmp_path):
         uncached = Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, None)
         assert torch.equal(means[-1], uncached.reference.moments.mu_D)
     assert not torch.equal(means[0], means[1])
+
+
+def spec_of(command, inputs):
+    spec = inputs.train_spec()
+    if command == "train":
+        return spec
+    shared = {name: spec[name] for name in ("checkpoint", "dataset", "feature_network", "sampler")}
+    return shared | {"evaluations": [{"num_samples": 8}]}
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_reading_a_dataset_for_its_statistics_is_heard_of_and_done_once(inputs, tmp_path, command):
+    """A supervisor ends an engine that is silent for long, and millions of images take long."""
+    spec = spec_of(command, inputs)
+
+    def read(folder):
+        events = run_in_process(command, spec, tmp_path / folder, cache=tmp_path / "cache")
+        return [event["done"] for event in events if event["type"] == "progress" and event["phase"] == "reading"]
+
+    assert read("first") == [90]
+    assert read("second") == []
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_unit_stopped_while_it_reads_a_dataset_stops_there(inputs, tmp_path, command):
+    spec = spec_of(command, inputs)
+    events = []
+
+    def stop_while_reading(event, stop):
+        events.append(event)
+        stop.requested = stop.requested or event.get("phase") == "reading"
+
+    with pytest.raises(Interrupted):
+        run_in_process(command, spec, tmp_path, stop_while_reading)
+    assert not [event for event in events if event["type"] == "evaluation"]
 
 
 def test_validate_finds_the_damaged_image_and_says_so(inputs, photographs, tmp_path):

@@ -3,7 +3,7 @@ import torch
 
 from ddo_engine.batches import concatenated
 from ddo_engine.data import ChainedDataset, ImageDataset, InMemoryDataset, load_dataset, write_dataset
-from ddo_engine.errors import InvalidDataset
+from ddo_engine.errors import Interrupted, InvalidDataset
 from ddo_engine.inputs import check_every_image, check_grey_levels
 from tests.unit.data.dataset_files import MOMENTS, PIXELS, encoded, write_zip
 
@@ -82,3 +82,17 @@ def test_check_every_image_finds_the_damaged_one_of_a_large_dataset(tmp_path) ->
     with pytest.raises(InvalidDataset, match=r"1\.png") as caught:
         check_every_image(load_dataset(path, max_memory_bytes=0))
     assert caught.value.param == "dataset.uri"
+
+
+def test_check_every_image_tells_how_far_it_is_and_may_be_stopped(tmp_path) -> None:
+    write_dataset(tmp_path / "a.zip", torch.zeros(600, 1, 4, 4, dtype=torch.uint8), None)
+    large, done = load_dataset(tmp_path / "a.zip", max_memory_bytes=0), []
+    check_every_image(large, on_progress=done.append)
+    assert done == [256, 512, 600]
+
+    def stop(_: int) -> None:
+        raise Interrupted("stopped on request")
+
+    with pytest.raises(Interrupted) as caught:
+        check_every_image(large, on_progress=stop)
+    assert caught.value.param is None
