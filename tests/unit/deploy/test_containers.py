@@ -82,6 +82,11 @@ def test_image_requirements_are_those_of_the_extras() -> None:
     assert not set(extras["check"]) & set(lines)
 
 
+def test_worker_image_has_what_models_and_datasets_of_all_kinds_need() -> None:
+    installed = {word for line in _dockerfile()["worker"] if "requirements.py" in line for word in line.split()}
+    assert {"service", "engine", "diffusers", "webdataset"} <= installed
+
+
 def test_compose_has_every_part_and_runs_images_as_they_are() -> None:
     services = _services()
     workers = {name for name in services if name.startswith("worker-")}
