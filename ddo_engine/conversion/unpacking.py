@@ -1,19 +1,21 @@
 """Model folders that were packed into a zip or tar to travel as one file.
 
 Only files of a known name are taken out, under that name, so that an archive has no say in where they lie; how much
-they may hold is bounded by the size of the archive, since weights hardly compress.
+may come out of it is bounded by its size, since weights hardly compress. Bzip2 and xz are not read: a kilobyte of them
+may inflate to gigabytes in one step.
 """
 
-import lzma
+import gzip
 import re
+import struct
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Protocol, cast
 
 from ddo_engine.conversion.refusal import damaged
 from ddo_engine.conversion.sniffing import sniff
@@ -28,16 +30,25 @@ _WANTED = re.compile(
 )
 _GROWTH, _ALLOWANCE_BYTES, _MOST_FILES = 2, 1 << 26, 10_000
 _PIECE_BYTES = 1 << 20
+_GZIP, _TAR, _TAR_AT = b"\x1f\x8b", b"ustar", 257
 _DAMAGES = (
     OSError,
     EOFError,
     RuntimeError,
     ValueError,
-    lzma.LZMAError,
+    OverflowError,
+    struct.error,
     zlib.error,
     zipfile.BadZipFile,
     tarfile.TarError,
 )
+
+
+class Readable(Protocol):
+    """What bytes come out of."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next ``size`` bytes, fewer at the end."""
 
 
 @contextmanager
@@ -75,10 +86,9 @@ def _archive_of(path: Path) -> str | None:
             return "zip"
     except zipfile.BadZipFile:  # one of several disks
         return "zip"
-    try:
-        return "tar" if tarfile.is_tarfile(path) else None
-    except _DAMAGES:
-        return None
+    with path.open("rb") as file:
+        head = file.read(_TAR_AT + len(_TAR))
+    return "tar" if head.startswith(_GZIP) or head[_TAR_AT:] == _TAR else None
 
 
 def _unpack_zip(path: Path, folder: Path) -> None:
@@ -89,23 +99,30 @@ def _unpack_zip(path: Path, folder: Path) -> None:
         for entry in archive.infolist():
             budget.count_file()
             target = _target(entry.filename, folder)
-            if target is not None and not entry.is_dir():
-                with archive.open(entry) as source:
-                    _copy(source, target, budget)
+            if target is None or entry.is_dir():
+                continue
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise damaged(path.name, f"its {target.name} is packed by another method than deflate")
+            with archive.open(entry) as source:
+                _copy(_Counted(source, budget), target)
 
 
 def _unpack_tar(path: Path, folder: Path) -> None:
     budget = _Budget(path)
-    with tarfile.open(path, "r|*") as archive:
-        for entry in archive:
-            budget.count_file()
-            target = _target(entry.name, folder)
-            if target is None or not entry.isreg():
-                budget.count_bytes(entry.size)  # a compressed archive is inflated past it
-                continue
-            source = archive.extractfile(entry)
-            assert source is not None
-            _copy(source, target, budget)
+    with path.open("rb") as packed:
+        is_gzip = packed.read(len(_GZIP)) == _GZIP
+        packed.seek(0)
+        with (
+            gzip.GzipFile(fileobj=packed) if is_gzip else nullcontext(packed) as source,
+            tarfile.open(fileobj=cast("IO[bytes]", _Counted(source, budget)), mode="r|") as archive,
+        ):
+            for entry in archive:
+                budget.count_file()
+                target = _target(entry.name, folder)
+                if target is not None and entry.isreg() and not entry.issparse():
+                    content = archive.extractfile(entry)
+                    assert content is not None
+                    _copy(content, target)
 
 
 class _Budget:
@@ -127,16 +144,28 @@ class _Budget:
             raise damaged(self._name, f"it holds more than {_MOST_FILES:,} files")
 
 
+class _Counted:
+    """A file that is read forwards, and whose bytes are counted whatever they are: headers may be bombs too."""
+
+    def __init__(self, file: Readable, budget: _Budget) -> None:
+        self._file = file
+        self._budget = budget
+
+    def read(self, size: int) -> bytes:
+        piece = self._file.read(size)
+        self._budget.count_bytes(len(piece))
+        return piece
+
+
 def _target(name: str, folder: Path) -> Path | None:
     match = _WANTED.fullmatch(name)
     return folder / match["name"] if match else None
 
 
-def _copy(source: IO[bytes], target: Path, budget: _Budget) -> None:
+def _copy(source: Readable, target: Path) -> None:
     if target.exists():
         raise damaged(target.name, "the archive holds it twice, in different folders")
     target.parent.mkdir(exist_ok=True)
     with target.open("wb") as file:
         while piece := source.read(_PIECE_BYTES):
-            budget.count_bytes(len(piece))
             file.write(piece)

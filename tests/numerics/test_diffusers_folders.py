@@ -1,11 +1,14 @@
 """Folders of the library become checkpoints of ours, whose files drop back into the same folders."""
 
+import io
 import json
+import random
 import re
 import shutil
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,14 +17,16 @@ from diffusers import AutoencoderKL, DDPMPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 import ddo_engine
+from bench.fuzz_import import mutated
 from ddo_engine.checkpoint import read_manifest
 from ddo_engine.command_line import main
 from ddo_engine.conversion import convert, convert_in_sandbox, export, inspect_checkpoint
-from ddo_engine.errors import CorruptCheckpoint, InvalidSpec
+from ddo_engine.errors import CorruptCheckpoint, EngineError, InvalidSpec
 from ddo_engine.families.diffusers import import_folder
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.spec import HeunSettings
 from tests.diffusers_folders import library_autoencoder, library_unet, write_pipeline
+from tests.official_pickles import write
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 FEW_STEPS = HeunSettings(num_steps=3)
@@ -198,6 +203,44 @@ def test_archive_that_inflates_beyond_reason_is_refused(tmp_path):
     with pytest.raises(CorruptCheckpoint, match="inflates"):
         convert(tmp_path / "bomb.zip", tmp_path / "model.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["bomb.zip"]
+
+
+def test_tar_header_that_inflates_beyond_reason_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "bomb", "w:gz") as archive:
+        header = tarfile.TarInfo("header")
+        header.type, header.size = tarfile.XHDTYPE, 1 << 27
+        archive.addfile(header, io.BytesIO(bytes(header.size)))
+    with pytest.raises(CorruptCheckpoint, match="inflates"):
+        convert(tmp_path / "bomb", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip_of_another_method_than_deflate_is_refused_before_it_inflates(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w", method) as archive:
+        archive.writestr("config.json", "{}")
+    with pytest.raises(CorruptCheckpoint, match=r"config\.json is packed by another method"):
+        convert(tmp_path / "packed.zip", tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("pack", [pack_zip, pack_tar("w"), pack_tar("w:gz")])
+def test_damaged_archives_are_converted_or_refused_and_leave_nothing_behind(tmp_path, pipeline, pack):
+    pack(pipeline, tmp_path / "whole", "")
+    content, draw, destination = (tmp_path / "whole").read_bytes(), random.Random(0), tmp_path / "model.safetensors"
+    for _ in range(100):
+        packed = write(tmp_path / "packed", mutated(content, draw))
+        with suppress(EngineError):
+            convert(packed, destination)
+        destination.unlink(missing_ok=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["packed", "pipeline", "whole"]
+
+
+def test_zip_whose_end_holds_the_sign_of_another_end_is_refused(tmp_path, pipeline):
+    pack_zip(pipeline, tmp_path / "packed.zip", "")
+    content = bytearray((tmp_path / "packed.zip").read_bytes())
+    content[-12:-8] = b"PK\5\6"
+    (tmp_path / "packed.zip").write_bytes(content)
+    with pytest.raises(CorruptCheckpoint, match=r"packed\.zip cannot be read"):
+        convert(tmp_path / "packed.zip", tmp_path / "model.safetensors")
 
 
 def test_archive_cannot_write_elsewhere(tmp_path, pipeline):
