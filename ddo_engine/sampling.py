@@ -3,6 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +123,8 @@ def sample(
 
     Args:
         model: From :func:`ddo_engine.load_model`.
-        seeds: One per image; image i depends on seed i (and its label) alone: on a CPU to the bit, on a GPU but for
-            single grey levels.
+        seeds: One per image, integers from 0 to 2^64 - 1; image i depends on seed i (and its label) alone: on a CPU to
+            the bit, on a GPU but for single grey levels.
         labels: Class indices; None draws those of a conditional model from the seeds, or, for
             ``sampler.labels = "balanced"``, takes seed mod number of classes.
         sampler: How to draw; None takes the family's default (EDM's for CIFAR-10, EDM2's, VAR without guidance).
@@ -133,22 +134,17 @@ def sample(
         uint8, shape (B, C, H, W), on the CPU.
 
     Raises:
-        ValueError: No seeds; or not as many labels as seeds, each a class of the model.
+        ValueError: No seeds, or others than integers; or not as many labels as seeds, each a class of the model.
         InvalidSpec: The sampler is not one for the model's family, or guidance has no guide.
         NonFiniteLoss: The model draws NaN or infinite pixels.
     """
     family = get_family(str(model.family))
     sampler = sampler or family.default_sampler
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel
-    labels_B = None if labels is None else torch.as_tensor(labels, dtype=torch.int64)
-    if labels_B is not None and (
-        labels_B.shape != (len(seeds),) or not bool(((labels_B >= 0) & (labels_B < label_dim)).all())
-    ):
-        raise ValueError(f"labels must be {len(seeds)} class indices, one per seed, in 0 … {label_dim - 1}")
+    seeds = _plain_seeds(seeds)
+    labels_B = None if labels is None else _class_indices(labels, len(seeds), label_dim)
     if labels_B is None and sampler.labels is LabelDistribution.BALANCED:
         labels_B = labels_for_seeds(seeds, label_dim, sampler.labels, ())
-    if len(seeds) == 0:
-        raise ValueError("seeds: give at least one")
     batch_size = _batch_size(model, sampler)
     return torch.cat(
         [
@@ -163,6 +159,30 @@ def sample(
             for start in range(0, len(seeds), batch_size)
         ]
     )
+
+
+def _plain_seeds(seeds: Sequence[int]) -> list[int]:
+    """Return seeds, which may be NumPy's or torch's integers, as Python's."""
+    try:
+        plain = [index(seed) for seed in seeds]
+    except TypeError as error:
+        raise ValueError(f"seeds: must be integers from 0 to 2^64 - 1 ({error})") from error
+    if not plain:
+        raise ValueError("seeds: give at least one")
+    if wrong := [seed for seed in plain if not 0 <= seed < 2**64]:
+        raise ValueError(f"seeds: must be integers from 0 to 2^64 - 1, not {wrong[0]}")
+    return plain
+
+
+def _class_indices(labels: Sequence[int] | Tensor, num_images: int, label_dim: int) -> Tensor:
+    labels_B = torch.as_tensor(labels)
+    if (
+        labels_B.shape != (num_images,)
+        or labels_B.is_floating_point()
+        or not bool(((labels_B >= 0) & (labels_B < label_dim)).all())
+    ):
+        raise ValueError(f"labels must be {num_images} class indices, one per seed, in 0 … {label_dim - 1}")
+    return labels_B.to(torch.int64)
 
 
 def _batch_size(model: nn.Module, sampler: SamplerSettings) -> int:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -133,3 +134,26 @@ def test_sample_of_the_package_is_the_family_sampler():
 def test_sample_with_labels_that_do_not_fit_says_what_they_must_be(labels):
     with pytest.raises(ValueError, match="2 class indices"):
         ddo_engine.sample(build(), [1, 2], labels=labels)
+
+
+@pytest.mark.parametrize(
+    "seeds",
+    [np.arange(3, 6), [np.int64(3), np.int32(4), 5], torch.arange(3, 6), range(3, 6)],
+    ids=["array", "numpy integers", "tensor", "range"],
+)
+@pytest.mark.parametrize("labels", [BALANCED, RANDOM])
+def test_sample_takes_any_integers_as_seeds(seeds, labels):
+    model = build()
+    expected = ddo_engine.sample(model, [3, 4, 5], sampler=sampler(labels))
+    assert torch.equal(ddo_engine.sample(model, seeds, sampler=sampler(labels)), expected)
+
+
+@pytest.mark.parametrize("seed", [1.5, "1", None, -1, 2**64])
+def test_sample_with_seeds_that_are_none_says_what_they_must_be(seed):
+    with pytest.raises(ValueError, match="seeds: must be integers from 0 to 2\\^64 - 1"):
+        ddo_engine.sample(build(), [0, seed], sampler=sampler())
+
+
+def test_sample_does_not_round_labels():
+    with pytest.raises(ValueError, match="labels must be 2 class indices"):
+        ddo_engine.sample(build(), [0, 1], labels=[1.7, 2.0], sampler=sampler())
