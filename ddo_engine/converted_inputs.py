@@ -54,12 +54,15 @@ def convert_inputs(spec: ValidateSpec, context: RunContext) -> dict[Network, Fil
 
 def _convert(source: Path, destination: Path, patch_nums: tuple[int, ...] | None) -> None:
     """Convert a file, which has these scales if it has scales and does not say which."""
-    try:
-        convert_in_sandbox(source, destination)
-    except InvalidSpec as error:
-        if error.param != "patch_nums" or patch_nums is None:
-            raise
-        convert_in_sandbox(source, destination, options=ConversionOptions(patch_nums=patch_nums))
+    if patch_nums is not None:
+        # Given first: of ten scales, the official ten would be taken for granted.
+        try:
+            convert_in_sandbox(source, destination, options=ConversionOptions(patch_nums=patch_nums))
+            return
+        except InvalidSpec as error:
+            if error.param != "patch_nums":
+                raise
+    convert_in_sandbox(source, destination)
 
 
 def _is_ours(path: Path) -> bool:

@@ -49,9 +49,11 @@ def load_model(
 def _load_autoencoder(
     path: str | Path, model: nn.Module, device: str | torch.device, dtype: torch.dtype | None
 ) -> nn.Module:
-    try:
-        return load_model(path, device, dtype)
-    except InvalidSpec as error:
-        if error.param != "patch_nums" or not isinstance(model, VAR):
-            raise
-        return load_model(path, device, dtype, options=ConversionOptions(patch_nums=model.patch_nums))
+    if isinstance(model, VAR):
+        # Its file may not say the scales of a VQVAE, and ten may be others than the official ten.
+        try:
+            return load_model(path, device, dtype, options=ConversionOptions(patch_nums=model.patch_nums))
+        except InvalidSpec as error:
+            if error.param != "patch_nums":
+                raise
+    return load_model(path, device, dtype)
