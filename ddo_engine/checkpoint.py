@@ -22,12 +22,11 @@ from ddo_engine.families.protocol import Family
 from ddo_engine.files import write_atomically
 from ddo_engine.spec import CheckpointInfo, Settings
 from ddo_engine.stored_tensor import StoredTensor
-from ddo_engine.tensor_file import TensorFile, dtype_code, read_tensor_file, write_tensor_file
+from ddo_engine.tensor_checks import require_finite, require_same_tensors
+from ddo_engine.tensor_file import TensorFile, read_tensor_file, write_tensor_file
 
 MANIFEST_KEY = "ddo_manifest"
 FORMAT_VERSION = 1
-
-_STORABLE = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class CheckpointManifest(Settings):
@@ -115,7 +114,7 @@ def assemble(
     weights = {}
     for name in model.state_dict():
         weight = tensors[name].read()
-        _require_finite(path, name, weight, is_parameter=name in parameters)
+        require_finite(path, name, weight, is_parameter=name in parameters)
         weights[name] = weight.to(device=device, dtype=dtype if weight.is_floating_point() else None)
     model.load_state_dict(weights, assign=True)
     return LoadedCheckpoint(model, family, manifest, info_of(manifest, model))
@@ -147,7 +146,7 @@ def check_tensors(path: Path, manifest: CheckpointManifest, tensors: Mapping[str
     parameters = dict(model.named_parameters())
     for name, tensor in tensors.items():
         for piece in tensor.pieces():
-            _require_finite(path, name, piece, is_parameter=name in parameters)
+            require_finite(path, name, piece, is_parameter=name in parameters)
     # A network may refuse buffers that contradict its arguments. They are small, unlike its parameters.
     expected = model.state_dict()
     buffers = {name: tensors[name].read() for name in expected if name not in parameters}
@@ -219,7 +218,7 @@ def _skeleton(
     family = get_family(manifest.family)
     with torch.device("meta"):
         model = family.build(manifest.network)
-    _require_same_tensors(path, tensors, model.state_dict())
+    require_same_tensors(path, tensors, model.state_dict())
     if manifest.latent_scaling is not None:
         _work_on_latents(path, model, manifest.latent_scaling)
     return family, model
@@ -234,49 +233,6 @@ def _work_on_latents(path: Path, model: nn.Module, scaling: LatentScaling) -> No
             param="latent_scaling",
         )
     model.space = LatentSpace(scaling)
-
-
-def _require_same_tensors(path: Path, found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
-    floating = _floating_dtype(found, expected)
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} does not belong to the network" for name in sorted(found.keys() - expected.keys())]
-    for name in sorted(expected.keys() & found.keys()):
-        tensor, dtype = found[name], expected[name].dtype
-        if dtype == torch.float32:
-            dtype = floating
-        if tensor.shape != tuple(expected[name].shape):
-            problems.append(f"{name} has shape {list(tensor.shape)}, not {list(expected[name].shape)}")
-        elif tensor.dtype != dtype:
-            problems.append(f"{name} is stored as {dtype_code(tensor.dtype)}, not {dtype_code(dtype)}")
-    if problems:
-        more = f" (and {len(problems) - 3} more like these)" if len(problems) > 3 else ""
-        raise CorruptCheckpoint(
-            f"the tensors of {path.name} are not those of the network in its manifest: "
-            f"{'; '.join(problems[:3])}{more}; export the checkpoint again, with the configuration it was "
-            "trained with"
-        )
-
-
-def _floating_dtype(found: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> torch.dtype:
-    """Return what a float32 network is stored in: half the precision is as good, but all of it alike."""
-    for name, tensor in expected.items():
-        if tensor.dtype == torch.float32 and name in found and found[name].dtype in _STORABLE:
-            return found[name].dtype
-    return torch.float32
-
-
-def _require_finite(path: Path, name: str, tensor: Tensor, *, is_parameter: bool) -> None:
-    if not tensor.is_floating_point() or not tensor.numel():
-        return
-    # The extremes of a tensor with NaN are NaN; taking them is a tenth of the work of looking at every element.
-    extremes = torch.stack(tensor.aminmax())
-    # Buffers may be masks, and masks hold infinities.
-    if bool((torch.isfinite(extremes) if is_parameter else ~torch.isnan(extremes)).all()):
-        return
-    raise CorruptCheckpoint(
-        f"{name} in {path.name} holds NaN or infinite values: the training that wrote it diverged; "
-        "use an earlier checkpoint"
-    )
 
 
 def info_of(manifest: CheckpointManifest, model: nn.Module) -> CheckpointInfo:

@@ -57,8 +57,8 @@ def open_models(spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, de
             "choose a guide of the checkpoint's family",
             param="guide",
         )
-    files = {"autoencoder_sha256": spec.autoencoder, "guide_sha256": spec.guide}
-    sha256s = {name: verified_sha256(file, name[:-7]) for name, file in files.items() if file is not None}
+    files = {"autoencoder": spec.autoencoder, "guide": spec.guide}
+    sha256s = {f"{name}_sha256": verified_sha256(file, name) for name, file in files.items() if file is not None}
     return UnitModels(checkpoint, Companions(None if guide is None else guide.model, sha256s))
 
 
@@ -75,14 +75,15 @@ def _open_companion(file: FileRef | None, param: str, device: torch.device) -> L
     if file is None:
         return None
     loaded = open_checkpoint(file, device, param)
-    if (param == "autoencoder") != getattr(loaded.model, "is_autoencoder", False):
+    is_autoencoder = getattr(loaded.model, "is_autoencoder", False)
+    if param == "autoencoder" and not is_autoencoder:
         raise InvalidSpec(
-            f"{param}: a {loaded.info.network} is not "
-            + (
-                "an autoencoder: give a VQVAE or an AutoencoderKL"
-                if param == "autoencoder"
-                else "a model that can guide"
-            ),
+            f"autoencoder: a {loaded.info.network} is not an autoencoder: give a VQVAE or an AutoencoderKL", param=param
+        )
+    if param == "guide" and is_autoencoder:
+        raise InvalidSpec(
+            f"guide: a {loaded.info.network} is an autoencoder, which cannot guide: give a model of the checkpoint's "
+            "family, or leave the guide out",
             param=param,
         )
     return loaded
