@@ -12,10 +12,17 @@ from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
 from ddo_engine.files import sha256_of_tree
-from ddo_engine.spec import CheckpointInfo, DatasetInfo, DatasetReading, FileRef, LabelDistribution, SamplerSettings
+from ddo_engine.spec import (
+    IMAGES_AS_STORED,
+    CheckpointInfo,
+    DatasetInfo,
+    DatasetReading,
+    FileRef,
+    LabelDistribution,
+    SamplerSettings,
+)
 
 CHECKED_AT_ONCE = 256  # images in memory while a large dataset is looked through
-IMAGES_AS_STORED = DatasetReading()
 # What a client calls these inputs in the body of POST /jobs: the names that error messages point at.
 CHECKPOINT, DATASET, FEATURE_NETWORK = "base_checkpoint", "dataset.uri", "feature_network"
 

@@ -12,14 +12,12 @@ from ddo_engine.data.formats import open_items
 from ddo_engine.data.items import Item, Items
 from ddo_engine.data.limits import DEFAULT_LIMITS, DEFAULT_MAX_MEMORY_BYTES, DatasetLimits
 from ddo_engine.errors import InvalidDataset
-from ddo_engine.spec import DatasetReading
-
-AS_STORED = DatasetReading()
+from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading
 
 
 def load_dataset(
     path: str | Path,
-    reading: DatasetReading = AS_STORED,
+    reading: DatasetReading = IMAGES_AS_STORED,
     *,
     limits: DatasetLimits = DEFAULT_LIMITS,
     max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
@@ -76,7 +74,7 @@ def _check_first(items: Items, first: Item, reading: DatasetReading) -> None:
             f"{items.name(0)!r} is {width}x{height}: images must be square, crop or resize them, or set "
             "dataset.transform and dataset.resolution"
         )
-    if first.dtype != np.uint8 and reading != AS_STORED:
+    if first.dtype != np.uint8 and reading != IMAGES_AS_STORED:
         raise InvalidDataset("latents are not cropped, resized or converted: set dataset.transform for images only")
     if reading.resolution not in (None, height):
         raise InvalidDataset(

@@ -11,9 +11,9 @@ from pydantic import Field
 from ddo_engine.data.grey_levels import has_grey_levels
 from ddo_engine.data.items import DatasetFormat, Items
 from ddo_engine.data.limits import DEFAULT_LIMITS, DEFAULT_MAX_MEMORY_BYTES, DatasetLimits
-from ddo_engine.data.reader import AS_STORED, open_or_refuse
+from ddo_engine.data.reader import open_or_refuse
 from ddo_engine.files import sha256_of_tree, size_of_tree
-from ddo_engine.spec import DatasetReading, Settings, Sha256
+from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, Settings, Sha256
 
 MAX_INSPECTED = 10_000
 
@@ -43,7 +43,7 @@ class DatasetReport(Settings):
 
 def inspect_dataset(
     path: str | Path,
-    reading: DatasetReading = AS_STORED,
+    reading: DatasetReading = IMAGES_AS_STORED,
     *,
     limits: DatasetLimits = DEFAULT_LIMITS,
     with_sha256: bool = False,

@@ -21,9 +21,8 @@ from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.evaluation.reference import ReferenceStatistics, extract, extract_outputs, reference_statistics
 from ddo_engine.families.protocol import Family
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import DatasetReading, EvaluationSettings, SamplerSettings
+from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, SamplerSettings
 
-IMAGES_AS_STORED = DatasetReading()
 METRICS_VERSION = 1  # raise it whenever the same samples would give other numbers
 
 

@@ -41,6 +41,7 @@ from ddo_engine.spec.sampler import (
     SamplerSettings,
 )
 from ddo_engine.spec.settings import (
+    IMAGES_AS_STORED,
     ConfirmSettings,
     DatasetReading,
     DatasetSettings,
@@ -56,6 +57,7 @@ from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpe
 
 __all__ = [
     "ENGINE_EVENT",
+    "IMAGES_AS_STORED",
     "UNIT_SPEC",
     "AutoregressiveSettings",
     "CheckpointInfo",

@@ -167,6 +167,9 @@ class DatasetReading(Settings):
         return self
 
 
+IMAGES_AS_STORED = DatasetReading()
+
+
 class DatasetSettings(DatasetReading):
     """Images (docs/datasets.md lists the formats), and what one must know to generate images like them."""
 

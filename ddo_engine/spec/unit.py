@@ -6,7 +6,7 @@ from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
-from ddo_engine.spec.settings import DatasetReading, EvaluationSettings, Objective, TrainingSettings
+from ddo_engine.spec.settings import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, Objective, TrainingSettings
 
 
 class _WithModel(Settings):
@@ -26,7 +26,7 @@ class ValidateSpec(_WithModel):
     kind: Literal["validate"] = "validate"
     dataset: FileRef
     feature_network: FileRef
-    dataset_reading: DatasetReading = DatasetReading()
+    dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
     sampler: SamplerSettings = HeunSettings()
     training: TrainingSettings | None = Field(default=None, description="What the job's trials will be told.")
@@ -41,7 +41,7 @@ class GenerateSpec(_WithModel):
     sampler: SamplerSettings = HeunSettings()
     first_seed: int = Field(default=0, ge=0)
     num_samples: int = Field(ge=1)
-    dataset_reading: DatasetReading = DatasetReading()
+    dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
 
     @model_validator(mode="after")
@@ -64,7 +64,7 @@ class TrainSpec(_WithModel):
     training: TrainingSettings
     sampler: SamplerSettings = HeunSettings()
     evaluation: EvaluationSettings | None = None
-    dataset_reading: DatasetReading = DatasetReading()
+    dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
     seed: Seed = 0
 
@@ -85,7 +85,7 @@ class EvaluateSpec(_WithModel):
     feature_network: FileRef
     sampler: SamplerSettings = HeunSettings()
     evaluations: tuple[EvaluationSettings, ...] = Field(min_length=1)
-    dataset_reading: DatasetReading = DatasetReading()
+    dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
     denoising_dataset: FileRef | None = Field(
         default=None, description="Also report the family's pretraining loss on these images (lower is better)."
