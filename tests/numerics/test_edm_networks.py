@@ -85,6 +85,35 @@ def test_edm_precond_unconditional_takes_no_notice_of_labels():
 
 
 @torch.no_grad()
+def test_edm_precond_takes_labels_in_many_forms():
+    model, (x, sigma, indices) = golden_model(NETWORKS[1]), inputs(NETWORKS[1])
+    rows = tensor(NETWORKS[1], "class_labels")
+    expected = model.denoise(x, sigma, indices)
+    for form in (rows, rows.double().numpy(), indices.tolist(), indices.numpy(), indices.to(torch.int32)):
+        assert torch.equal(model.denoise(x, sigma, form), expected)
+    alike = model.denoise(x, sigma, rows[:1].expand(3, -1))
+    for form in (rows[:1], rows[0], indices[:1], indices[0], int(indices[0])):
+        assert torch.equal(model.denoise(x, sigma, form), alike)
+
+
+@pytest.mark.parametrize(
+    ("labels", "where"),
+    [
+        ([0, 1, 10], "0 … 9"),
+        ([0, 1, -1], "0 … 9"),
+        ([0, 1], "2 labels for 3 images"),
+        (torch.zeros(2, 10), "2 labels for 3 images"),
+        (torch.zeros(3, 9), "10 values"),
+        (torch.zeros(3, 10, dtype=torch.int64), "shape"),
+    ],
+)
+def test_edm_precond_labels_that_are_no_classes_are_refused(labels, where):
+    x, sigma, _ = inputs(NETWORKS[1])
+    with pytest.raises(ValueError, match=where):
+        golden_model(NETWORKS[1]).denoise(x, sigma, labels)
+
+
+@torch.no_grad()
 def test_edm_precond_under_autocast_stays_in_float32():
     model = golden_model(NETWORKS[1])
     expected = model.denoise(*inputs(NETWORKS[1]))

@@ -199,12 +199,20 @@ def test_var_buffers_that_are_not_the_architecture_s_are_refused(name, value):
         (torch.tensor([0, 11]), "0 … 10"),
         (torch.tensor([-1, 0]), "0 … 10"),
         (torch.tensor([0]), "shape"),
-        (torch.tensor([0.0, 1.0]), "int64"),
+        (torch.tensor([0.0, 1.0]), "integers"),
     ],
 )
 def test_var_labels_that_are_no_classes_are_refused(labels, where):
     with pytest.raises(ValueError, match=where):
         tiny_var().logits(golden_inputs()[0], labels)
+
+
+@torch.no_grad()
+def test_var_labels_may_be_any_integers():
+    model, (tokens, labels) = tiny_var(), golden_inputs()
+    expected = model.logits(tokens, labels)
+    for form in (labels.tolist(), labels.numpy(), labels.to(torch.int32)):
+        assert torch.equal(model.logits(tokens, form), expected)
 
 
 def test_var_tokens_out_of_range_are_refused():

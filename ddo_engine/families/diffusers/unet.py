@@ -10,7 +10,7 @@ from ddo_engine.families.diffusers.precision import call_in
 from ddo_engine.families.diffusers.preconditioning import preconditioning_of
 from ddo_engine.families.diffusers.timesteps import DiscreteTimesteps
 from ddo_engine.families.diffusers.unet_config import UNetConfig
-from ddo_engine.families.diffusion.denoiser import Denoiser, Scalings
+from ddo_engine.families.diffusion.denoiser import Denoiser, Labels, Scalings
 
 
 class UNetDenoiser(Denoiser):
@@ -65,7 +65,7 @@ class UNetDenoiser(Denoiser):
         return output
 
     def free_form(
-        self, x_BCHW: Tensor, sigma: Tensor | float, labels: Tensor | None, augment_labels_BA: Tensor | None = None
+        self, x_BCHW: Tensor, sigma: Tensor | float, labels: Labels | None, augment_labels_BA: Tensor | None = None
     ) -> Tensor:
         """See :meth:`ddo_engine.families.diffusion.denoiser.Denoiser.free_form`.
 
@@ -73,7 +73,7 @@ class UNetDenoiser(Denoiser):
             ValueError: As there; or a conditional model got no labels, or rows instead of class indices: the library's
                 table of classes has no null label, and nothing between its rows.
         """
-        if self.label_dim and (labels is None or labels.is_floating_point()):
+        if self.label_dim and (labels is None or torch.as_tensor(labels).is_floating_point()):
             raise ValueError("a class-conditional model of the diffusers library has no null label: give class indices")
         return super().free_form(x_BCHW, sigma, labels, augment_labels_BA)
 

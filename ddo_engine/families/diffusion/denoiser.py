@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H height, W width, K classes, A augmentation labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ddo_engine.families.diffusion.space import PixelSpace, Space
+
+Labels = Tensor | Sequence[int] | int
 
 
 def broadcast_to_images(values_B: Tensor) -> Tensor:
@@ -100,7 +103,7 @@ class Denoiser(nn.Module):
         return (x0_BCHW * t / self.sigma_data - self.sigma_data * eps_BCHW) / (t**2 + self.sigma_data**2).sqrt()
 
     def free_form(
-        self, x_BCHW: Tensor, sigma: Tensor | float, labels: Tensor | None, augment_labels_BA: Tensor | None = None
+        self, x_BCHW: Tensor, sigma: Tensor | float, labels: Labels | None, augment_labels_BA: Tensor | None = None
     ) -> Tensor:
         """Return ``F(c_in x; c_noise)``, the output of the network proper.
 
@@ -132,7 +135,7 @@ class Denoiser(nn.Module):
         self,
         x_BCHW: Tensor,
         sigma: Tensor | float,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         augment_labels_BA: Tensor | None = None,
     ) -> Tensor:
         """Return the denoised images D(x; sigma), of :attr:`dtype`. Arguments and errors as in :meth:`free_form`."""
@@ -145,17 +148,18 @@ class Denoiser(nn.Module):
         self,
         x_BCHW: Tensor,
         sigma: Tensor | float,
-        labels: Tensor | None = None,
+        labels: Labels | None = None,
         augment_labels_BA: Tensor | None = None,
     ) -> Tensor:
         """Same as :meth:`denoise`."""
         return self.denoise(x_BCHW, sigma, labels, augment_labels_BA)
 
-    def _one_hot(self, labels: Tensor | None, x_BCHW: Tensor) -> Tensor | None:
+    def _one_hot(self, labels: Labels | None, x_BCHW: Tensor) -> Tensor | None:
         if self.label_dim == 0:
             return None
         if labels is None:
             return x_BCHW.new_zeros(x_BCHW.shape[0], self.label_dim)
+        labels = torch.as_tensor(labels)
         if labels.is_floating_point():
             if labels.ndim not in (1, 2) or labels.shape[-1] != self.label_dim:
                 raise ValueError(f"label rows must have {self.label_dim} values, not {tuple(labels.shape)}")

@@ -152,12 +152,14 @@ class VAR(nn.Module):
         vqvae = self._shared.vqvae
         return self.z_channels if vqvae is None else vqvae.img_channels
 
-    def logits(self, tokens_BL: Tensor, labels_B: Tensor | None = None, inputs_BLZ: Tensor | None = None) -> Tensor:
+    def logits(
+        self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
+    ) -> Tensor:
         """Return the logits of every token, given all tokens of coarser scales (teacher forcing).
 
         Args:
             tokens_BL: int64, all scales one after the other, as the tokenizer encodes them.
-            labels_B: int64 class indices; ``num_classes``, or None for all rows, stands for no class.
+            labels_B: Class indices, integers; ``num_classes``, or None for all rows, stands for no class.
             inputs_BLZ: ``tokenizer.next_scale_inputs(tokens_BL)``, where the caller has it already.
 
         Returns:
@@ -175,12 +177,14 @@ class VAR(nn.Module):
         x = x + self.places(0, len(self.patch_nums))
         return self.transformed(x, condition_BC, self.modulations(condition_BC), bias_11LL=self.attn_bias_for_masking)
 
-    def forward(self, tokens_BL: Tensor, labels_B: Tensor | None = None, inputs_BLZ: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
+    ) -> Tensor:
         """Same as :meth:`logits`."""
         return self.logits(tokens_BL, labels_B, inputs_BLZ)
 
     def token_log_likelihood(
-        self, tokens_BL: Tensor, labels_B: Tensor | None = None, inputs_BLZ: Tensor | None = None
+        self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
     ) -> Tensor:
         """Return the log-likelihood of each token in nats, float32 or wider, shape (B, L).
 
@@ -190,7 +194,7 @@ class VAR(nn.Module):
         return -functional.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
 
     def log_likelihood(
-        self, tokens_BL: Tensor, labels_B: Tensor | None = None, inputs_BLZ: Tensor | None = None
+        self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
     ) -> Tensor:
         """Return ``log p(tokens | label)`` in nats, summed over all tokens: float32 or wider, shape (B,).
 
@@ -200,17 +204,18 @@ class VAR(nn.Module):
         """
         return self.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ).sum(1)
 
-    def condition(self, labels_B: Tensor | None, num_rows: int) -> Tensor:
+    def condition(self, labels_B: Tensor | Sequence[int] | None, num_rows: int) -> Tensor:
         """Return the embedding of classes, shape (B, C). Labels and errors as in :meth:`logits`."""
         if labels_B is None:
-            labels_B = torch.full((num_rows,), self.num_classes, device=self.class_emb.weight.device)
-        if labels_B.shape != (num_rows,) or labels_B.dtype != torch.int64:
+            labels_B = torch.full((num_rows,), self.num_classes)
+        labels_B = torch.as_tensor(labels_B).to(self.class_emb.weight.device)
+        if labels_B.shape != (num_rows,) or labels_B.is_floating_point():
             raise ValueError(
-                f"labels must be int64 of shape ({num_rows},), not {labels_B.dtype} of {tuple(labels_B.shape)}"
+                f"labels must be integers of shape ({num_rows},), not {labels_B.dtype} of {tuple(labels_B.shape)}"
             )
         if not bool(((labels_B >= 0) & (labels_B <= self.num_classes)).all()):
             raise ValueError(f"labels must lie in 0 … {self.num_classes}, which stands for no class")
-        embedding: Tensor = self.class_emb(labels_B)
+        embedding: Tensor = self.class_emb(labels_B.to(torch.int64))
         return embedding
 
     def first_scale(self, condition_BC: Tensor) -> Tensor:
