@@ -63,7 +63,8 @@ def _run_reporting(options: argparse.Namespace, events: EventWriter, stop: StopR
     except Exception as error:  # noqa: BLE001  (the boundary of the process)
         traceback.print_exc(file=sys.stderr)
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        events.emit(Failed(code=EngineError.code, message=f"the engine failed unexpectedly ({reason})"))
+        failure = EngineError(f"the engine failed unexpectedly ({reason})")
+        events.emit(Failed(code=failure.code, message=failure.message))
         return ENGINE_FAILURE
     events.emit(Finished())
     return 0

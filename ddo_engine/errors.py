@@ -15,19 +15,27 @@ offending field of the spec where there is one. The exit status is the fallback 
 lost the event stream.
 """
 
+import re
 from typing import ClassVar
+
+_LONGEST_MESSAGE, _LONGEST_PARAM = 4000, 200
+_UNREADABLE = re.compile(r"[^\x20-\x7e\n\t\xa1-\U0010ffff]|[\ud800-\udfff]")
 
 
 class EngineError(Exception):
-    """Base of all errors that the engine raises on purpose."""
+    """Base of all errors that the engine raises on purpose.
+
+    Messages quote names out of strangers' files. Control characters in them are escaped, and what is longer than
+    anybody reads is cut, so that every message fits into an event and a database.
+    """
 
     code: ClassVar[str] = "engine_error"
     exit_status: ClassVar[int] = 70
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+        self.message = _readable(message, _LONGEST_MESSAGE)
+        super().__init__(self.message)
+        self.param = None if param is None else _readable(param, _LONGEST_PARAM)
 
 
 class InvalidSpec(EngineError, ValueError):
@@ -84,3 +92,8 @@ class Interrupted(EngineError):
 
     code = "interrupted"
     exit_status = 75
+
+
+def _readable(text: str, longest: int) -> str:
+    shown = text if len(text) <= longest else f"{text[:longest]}…"
+    return _UNREADABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), shown)

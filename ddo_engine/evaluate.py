@@ -29,6 +29,7 @@ from ddo_engine.unit_data import as_pixels, as_trained_on
 
 DENOISING_DRAWS = 16  # noise draws per image; checkpoints share them, so that differences are not noise
 DENOISING_BATCH = 250
+_MOST_KIMG = 1e9
 
 
 def run(spec: EvaluateSpec, context: RunContext) -> None:
@@ -136,4 +137,5 @@ def _denoising_dataset(spec: EvaluateSpec, models: UnitModels, context: RunConte
 def _kimg_of(provenance: dict[str, Any]) -> float:
     """Return how far the trial was that wrote the checkpoint; 0 where its manifest does not say."""
     kimg = provenance.get("kimg")
-    return float(kimg) if isinstance(kimg, (int, float)) and kimg >= 0 and math.isfinite(kimg) else 0.0
+    # compared before it is converted: an integer of JSON may be larger than any float
+    return float(kimg) if isinstance(kimg, (int, float)) and 0 <= kimg <= _MOST_KIMG else 0.0

@@ -1,11 +1,15 @@
 """Where a checkpoint comes from. No times, names or paths: equal runs give equal bytes."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ddo_engine.spec import TrainSpec
 from ddo_engine.version import ENGINE_VERSION
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_ANCESTORS, _LONGEST_LICENCE = 1000, 4000
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,19 @@ def trial_provenance(
         kimg: The same in thousands of real images.
     """
     settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "dataset_reading", "seed"})
-    ancestors = base_provenance.get("lineage", [])
     provenance = hashes.as_provenance() | settings
     provenance |= {
         "kimg": kimg,
         "step": step,
         "engine_version": ENGINE_VERSION,
-        "lineage": [*(ancestors if isinstance(ancestors, list) else []), hashes.base],
+        "lineage": [*_ancestors(base_provenance.get("lineage")), hashes.base],
     }
-    if "licence" in base_provenance:
-        provenance["licence"] = base_provenance["licence"]
+    if isinstance(licence := base_provenance.get("licence"), str):
+        provenance["licence"] = licence.replace("\0", "")[:_LONGEST_LICENCE]
     return provenance
+
+
+def _ancestors(lineage: Any) -> list[str]:
+    """Return what is a lineage in a base's manifest: its writer may have put anything there, of any size."""
+    entries = lineage if isinstance(lineage, list) else []
+    return [entry for entry in entries if isinstance(entry, str) and _SHA256.fullmatch(entry)][-_MOST_ANCESTORS:]

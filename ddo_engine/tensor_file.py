@@ -34,7 +34,7 @@ _CODES = {
 _RANK = {dtype: rank for rank, dtype in enumerate(_CODES)}
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 _ALIGNMENT = 8
-_MAX_HEADER_BYTES = 1 << 24  # the largest model of the families has a header of 200 KB
+MAX_HEADER_BYTES = 1 << 24  # the largest model of the families has a header of 200 KB
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ def read_tensor_file(path: Path) -> TensorFile:
         CorruptCheckpoint: The file is missing, truncated, of another format, or has tensors of a foreign dtype.
     """
     try:
-        with safe_open(path, framework="pt"):  # checks that offsets, sizes and the file's length agree
-            pass
         with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > _MAX_HEADER_BYTES:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER_BYTES:
                 raise unreadable(path, f"its header of {length} bytes is far longer than any network's")
+            with safe_open(path, framework="pt"):  # checks that offsets, sizes and the file's length agree
+                pass
             header = json.loads(file.read(length))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         if isinstance(error, CorruptCheckpoint):

@@ -149,4 +149,6 @@ def _write(  # noqa: PLR0911  (as above)
 
 
 def _error(code: str, message: str, log_tail: str = "", param: str | None = None) -> dict[str, Any]:
-    return {"code": code, "message": message, "param": param, "log_tail": log_tail}
+    told = {"code": code, "message": message, "param": param, "log_tail": log_tail}
+    # Postgres stores no NUL, and an ending that cannot be written would be tried for ever.
+    return {name: text and text.replace("\0", "\\0") for name, text in told.items()}

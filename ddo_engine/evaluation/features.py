@@ -17,6 +17,7 @@ from ddo_engine.evaluation.feature_module import FeatureModule
 from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.files import sha256_of, write_atomically
 from ddo_engine.spec import EvaluationSettings, Settings
+from ddo_engine.tensor_file import MAX_HEADER_BYTES
 
 MANIFEST_KEY = "ddo_manifest"
 MAX_MANIFEST_CHARACTERS = 2**20
@@ -105,6 +106,7 @@ def load_features(path: str | Path, device: str | torch.device = "cpu") -> Featu
     """
     path = Path(path)
     try:
+        _require_short_header(path)
         with safe_open(path, framework="pt") as file:
             manifest = _parse_manifest(path, file.metadata())
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
@@ -133,6 +135,15 @@ def save_features(path: str | Path, module: FeatureModule, manifest: FeatureMani
     metadata = {MANIFEST_KEY: json.dumps(manifest.model_dump(mode="json"), sort_keys=True)}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
     write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def _require_short_header(path: Path) -> None:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > MAX_HEADER_BYTES:
+        raise InvalidFeatureNetwork(
+            f"{path.name}: its header of {length} bytes is far longer than any network's: save the network again"
+        )
 
 
 def _parse_manifest(path: Path, metadata: dict[str, str] | None) -> FeatureManifest:

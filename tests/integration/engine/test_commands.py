@@ -239,6 +239,14 @@ def test_evaluate_under_two_protocols_gives_two_fingerprints(inputs, tmp_path):
     assert first["kimg"] == 0.0
 
 
+@pytest.mark.parametrize(("kimg", "told"), [(12, 12.0), (10**400, 0.0), (-1, 0.0), ("12", 0.0), ([12], 0.0)])
+def test_evaluate_of_a_checkpoint_of_any_age_reports_one(inputs, tmp_path, kimg, told):
+    write_checkpoint(tmp_path / "model.safetensors", kimg=kimg)
+    evaluations = [{"num_samples": 16, "neighbours": None}]
+    spec = evaluate_spec(inputs, checkpoint=str(tmp_path / "model.safetensors"), evaluations=evaluations)
+    assert only(run_in_process("evaluate", spec, tmp_path), "evaluation")["kimg"] == told
+
+
 def test_denoising_loss_of_a_zero_output_is_one_per_pixel_of_data_at_sigma_data(inputs, tmp_path):
     """‖F‖² of EDM's target F = (t x0 / sigma_data − sigma_data ε) / √(t² + sigma_data²), when |x0| = sigma_data."""
     model = get_family("edm").build(NETWORK)

@@ -144,6 +144,12 @@ def test_checkpoint_of_another_format_is_refused(path, content):
     assert "safetensors" in str(refused(path))
 
 
+def test_checkpoint_with_a_huge_header_is_refused_before_it_is_parsed(path):
+    path.write_bytes(struct.pack("<Q", 2**25) + b"{" * 2**25)
+    with pytest.raises(CorruptCheckpoint, match=r"header of 33554432 bytes is far longer"):
+        load_checkpoint(path)
+
+
 def test_checkpoint_with_a_header_that_promises_terabytes_is_refused(path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)

@@ -46,6 +46,12 @@ def test_network_images_unlike_its_own_are_refused(feature_network: FeatureNetwo
         feature_network(torch.zeros(shape, dtype=torch.uint8))
 
 
+def test_load_huge_header_is_refused_before_it_is_parsed(feature_file: Path) -> None:
+    feature_file.write_bytes((2**25).to_bytes(8, "little") + b"{" * 2**25)
+    with pytest.raises(InvalidFeatureNetwork, match="header of 33554432 bytes is far longer"):
+        load_features(feature_file)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

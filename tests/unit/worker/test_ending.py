@@ -66,6 +66,13 @@ def test_engine_ending_keeps_what_the_engine_said_last():
     }
 
 
+def test_ending_can_be_stored_whatever_the_engine_says():
+    said = Failed(code="invalid_dataset", message="name\0", param="dataset\0")
+    error = engine_ending(65, finished=False, failed=said, asked_to_stop=False, stalled=False, log_tail="log\0").error
+    assert (error["message"], error["param"], error["log_tail"]) == ("name\\0", "dataset\\0", "log\\0")
+    assert task_ending(RuntimeError("\0")).error["message"] == "RuntimeError: \\0"
+
+
 def test_final_codes_are_all_of_the_engine_but_those_that_may_pass():
     codes = {error.code for error in EngineError.__subclasses__()}
 
