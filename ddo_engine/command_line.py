@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     log_to_stderr()
     if is_file_command(options.command):
-        return run_file_command(options)
+        return _run_file_command(options)
     stop = StopRequest()
     stop.install()
     with _event_stream() as stream:
@@ -49,6 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log.error("nobody reads the events any more: stopping")
             _discard(stream)
             return NOBODY_READS
+
+
+def _run_file_command(options: argparse.Namespace) -> int:
+    try:
+        status = run_file_command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(sys.stdout)
+        return NOBODY_READS
+    return status
 
 
 def _run_reporting(options: argparse.Namespace, events: EventWriter, stop: StopRequest) -> int:

@@ -146,3 +146,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     size_kib = (tmp_path / "large.pkl").stat().st_size / 1024
     assert size_kib > 200_000
     assert int(done.stdout) < 0.15 * size_kib
+
+
+def test_result_that_nobody_reads_ends_the_command_quietly(official):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as nobody:
+        command = [sys.executable, "-m", "ddo_engine", "inspect", str(official), "--json"]
+        done = subprocess.run(command, stdout=nobody, stderr=subprocess.PIPE, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (74, "")
