@@ -26,9 +26,9 @@ class _AnySampler(Settings):
 
 
 class _DiffusionSampler(_AnySampler):
-    sigma_min: PositiveFloat = 0.002
-    sigma_max: PositiveFloat = 80.0
-    rho: PositiveFloat = 7.0
+    sigma_min: float = Field(default=0.002, ge=1e-6)
+    sigma_max: float = Field(default=80.0, le=1e6)
+    rho: float = Field(default=7.0, ge=0.5, le=1000)
     guidance_scale: float = Field(
         default=1.0,
         ge=0,
@@ -73,7 +73,7 @@ class HeunSettings(_DiffusionSampler):
     S_churn: float = Field(default=0.0, ge=0)
     S_min: float = Field(default=0.0, ge=0)
     S_max: PositiveFloat | None = None
-    S_noise: PositiveFloat = 1.0
+    S_noise: float = Field(default=1.0, gt=0, le=1000)
     state_dtype: Literal["float64", "float32"] = Field(
         default="float64", description="Precision of the image between network calls: EDM's and EDM2's differ."
     )

@@ -11,7 +11,7 @@ from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.denoiser import Denoiser
 from ddo_engine.families.diffusion.dpm_solver_v3 import StepGrid, dpm_solver_v3
 from ddo_engine.families.diffusion.guidance import computing_in, guide_of, guided
-from ddo_engine.families.diffusion.heun import heun
+from ddo_engine.families.diffusion.heun import heun, noise_levels
 from ddo_engine.families.diffusion.likelihood import (
     NoiseDraw,
     denoising_loss,
@@ -65,6 +65,8 @@ class DiffusionFamily:
             )
         if isinstance(sampler, DPMSolverSettings):
             StepGrid.of(sampler)
+        else:
+            noise_levels(sampler)
         guide_of(self._denoiser(model), None if guide is None else self._denoiser(guide), sampler)
 
     def constrain_(self, model: nn.Module) -> None:

@@ -10,17 +10,27 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.spec import DPMSolverSettings, HeunSettings
 
 
 def power_spaced(sampler: HeunSettings | DPMSolverSettings, num_levels: int, dtype: torch.dtype) -> Tensor:
     """Return noise levels from sigma_max down to sigma_min, equally spaced in ``sigma^(1/rho)``, computed in ``dtype``.
 
+    Raises:
+        InvalidSpec: ``dtype`` cannot tell them apart.
+
     Source: arXiv:2206.00364, eq. 5.
     """
     first, last = sampler.sigma_max ** (1 / sampler.rho), sampler.sigma_min ** (1 / sampler.rho)
     steps = torch.arange(num_levels, dtype=dtype)
     levels: Tensor = (first + steps / (num_levels - 1) * (last - first)) ** sampler.rho
+    if not bool((levels > 0).all() & (levels.diff() < 0).all()):
+        raise InvalidSpec(
+            f"sampler.rho: {num_levels} noise levels from {sampler.sigma_max:g} to {sampler.sigma_min:g} at rho = "
+            f"{sampler.rho:g} do not all differ in {dtype}: choose EDM's rho of 7, or fewer steps",
+            param="sampler.rho",
+        )
     return levels
 
 
