@@ -1,10 +1,11 @@
 """One small job of every other model family through the whole service: EDM2, and VAR behind its tokenizer.
 
-    python -m examples.digits.families [--family edm2|var|all] [--out DIR] [--seed N]
+    python -m examples.digits.families [--family edm2|var|all] [--out DIR] [--seed N] [--control]
 
-For each family: a job over HTTP from the base in assets/, its rounds, the best checkpoint by a signed URL, verified and
-loaded. VAR's is also exported as the official code wants it (.pth) and loaded strictly into a fresh network, which
-draws the same images.
+For each family: a job over HTTP from the base in assets/, its rounds, the best checkpoint by a signed URL, verified,
+loaded, and judged beside the base on samples that no selection saw. VAR's is also exported as the official code wants
+it (.pth) and loaded strictly into a fresh network, which draws the same images. With --control the base is also trained
+on by plain maximum likelihood, on as many images as all rounds of one chain of trials, the best evaluation kept.
 """
 
 import argparse
@@ -25,14 +26,19 @@ from ddo_engine.checkpoint import read_manifest
 from ddo_engine.conversion import export
 from ddo_engine.errors import EngineError
 from ddo_engine.families import get_family
+from ddo_engine.sampling import generate_images
+from ddo_engine.spec import JobSpec
 from deploy.local.processes import LocalError, signals_as_exceptions
 from deploy.local.stack import LocalStack
 from examples.digits.jobs import download_best, run_job
 from examples.digits.make_dataset import make_dataset
+from examples.digits.self_play import SelfPlay
+from examples.digits.verdict import FIRST_SEED, Bench, Spread, measure, table
 
 ASSETS = Path(__file__).parent / "assets"
 TOKENIZER = ASSETS / "tokenizer.safetensors"
 NUM_WORKERS = 2
+NUM_JUDGED = 2000  # samples behind the numbers at the end
 NUM_COMPARED = 20  # images that the exported model and the downloaded one must draw alike
 
 
@@ -103,15 +109,15 @@ EXAMPLES: Mapping[str, Example] = {
         afterwards=round_trip,
         settings={
             "rounds": 2,
-            "grid": {"alpha": [10.0], "beta": [0.1, 0.3]},
+            "grid": {"alpha": [1.0, 2.0], "beta": [0.1]},
             "training": {
-                "kimg": 5.12,
+                "kimg": 6.4,
                 "batch_size": 128,
-                "learning_rate": 1e-4,
+                "learning_rate": 2e-4,
                 "warmup_kimg": 1.28,
                 "adam_betas": [0.9, 0.95],
                 "ema_half_life_kimg": 1.5,
-                "evaluate_every_kimg": 1.28,
+                "evaluate_every_kimg": 3.2,
             },
             "sampler": {"kind": "autoregressive", "num_scales": 4, "labels": "balanced"},
             "reference_set": {"num_samples": 2000},
@@ -137,8 +143,8 @@ def job_body(family: str, dataset: Path, *, seed: int) -> dict[str, Any]:
     }
 
 
-def run_family(family: str, client: Client, dataset: Path, out: Path, *, seed: int, console: Console) -> bool:
-    """Run one family's job; return whether it found something better than its base."""
+def run_family(family: str, client: Client, dataset: Path, out: Path, *, seed: int, console: Console) -> Path | None:
+    """Run one family's job; return the best checkpoint, or None if that is the base."""
     example = EXAMPLES[family]
     console.rule(f"[bold]{example.title}")
     body = job_body(family, dataset, seed=seed)
@@ -148,15 +154,32 @@ def run_family(family: str, client: Client, dataset: Path, out: Path, *, seed: i
     job = run_job(client, body, console)
     if job.status != "succeeded" or not job.improvement_percent:
         console.print("The job found nothing better than its base.", style="red")
-        return False
+        return None
     _, finetuned = download_best(client, job, folder, console, autoencoder=example.autoencoder)
     if example.afterwards is not None:
         example.afterwards(finetuned, console)
-    return True
+    return finetuned
 
 
-def run_families(families: list[str], out: Path, *, seed: int, console: Console) -> int:
-    """Run the jobs one after the other on one service; return the exit code."""
+def continued_pretraining(family: str, dataset: Path, out: Path, *, seed: int) -> Path:
+    """Return the control: the best point of maximum likelihood continued from the base with the job's settings."""
+    job = JobSpec.model_validate(job_body(family, dataset, seed=seed))
+    features = ASSETS / "features.safetensors"
+    run = SelfPlay(job, dataset, features, out / family, autoencoder=EXAMPLES[family].autoencoder)
+    return run.continue_pretraining(ASSETS / f"{family}.safetensors").path
+
+
+def judged(path: Path, family: str, bench: Bench) -> dict[str, Spread]:
+    """Measure a checkpoint's samples, drawn as the family's job draws them, from seeds that no selection saw."""
+    sampler = JobSpec.model_validate(job_body(family, path, seed=0)).sampler
+    model = load_model(path, autoencoder=EXAMPLES[family].autoencoder)
+    seeds = range(FIRST_SEED, FIRST_SEED + NUM_JUDGED)
+    samples = generate_images(model, get_family(family), seeds, sampler, grey_levels=bench.grey_levels)
+    return {name: Spread(value, 0.0) for name, value in measure(samples, bench).items()}
+
+
+def run_families(families: list[str], out: Path, *, seed: int, with_control: bool, console: Console) -> int:
+    """Run the jobs one after the other on one service, and judge what came of them; return the exit code."""
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     dataset, _ = make_dataset(out)
@@ -167,8 +190,16 @@ def run_families(families: list[str], out: Path, *, seed: int, console: Console)
         status.stop()
         console.print(f"The service is up at {stack.url}: Postgres, Valkey, API, {NUM_WORKERS} workers.")
         with Client(stack.url, stack.api_key) as client:
-            improved = [run_family(name, client, dataset, out, seed=seed, console=console) for name in families]
-    return 0 if all(improved) else 1
+            best = {name: run_family(name, client, dataset, out, seed=seed, console=console) for name in families}
+    bench = Bench.load(out, ASSETS)
+    for name, finetuned in best.items():
+        checkpoints = {"base": ASSETS / f"{name}.safetensors"} | ({"finetuned": finetuned} if finetuned else {})
+        with console.status(f"judging {name}"):
+            if with_control:
+                checkpoints["continued MLE"] = continued_pretraining(name, dataset, out, seed=seed)
+            results = {title: judged(path, name, bench) for title, path in checkpoints.items()}
+        console.print(table(results, f"{name}: {NUM_JUDGED:,} samples each, from seeds that no selection saw"))
+    return 0 if all(best.values()) else 1
 
 
 def main() -> int:
@@ -177,12 +208,19 @@ def main() -> int:
     parser.add_argument("--family", choices=[*EXAMPLES, "all"], default="all", help="(default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("demo-output/families"), help="folder for data and results")
     parser.add_argument("--seed", type=int, default=0, help="seed of the jobs")
+    parser.add_argument("--control", action="store_true", help="also continue pretraining, for comparison")
     arguments = parser.parse_args()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     families = list(EXAMPLES) if arguments.family == "all" else [arguments.family]
     try:
         with signals_as_exceptions():
-            return run_families(families, arguments.out.resolve(), seed=arguments.seed, console=console)
+            return run_families(
+                families,
+                arguments.out.resolve(),
+                seed=arguments.seed,
+                with_control=arguments.control,
+                console=console,
+            )
     except KeyboardInterrupt:
         console.print("\nstopped; nothing is left running")
         return 130

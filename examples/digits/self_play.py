@@ -52,6 +52,7 @@ class SelfPlay:
         folder: For all files of the run.
         workers: Trials at a time.
         threads: CPU threads of each.
+        autoencoder: Of a model that works on tokens.
     """
 
     job: spec.JobSpec
@@ -60,11 +61,13 @@ class SelfPlay:
     folder: Path
     workers: int = 2
     threads: int = 1
+    autoencoder: Path | None = None
 
     def evaluate(self, checkpoint: Path, name: str, settings: spec.EvaluationSettings, workdir: str) -> Candidate:
         """Measure a checkpoint."""
         task = spec.EvaluateSpec(
             checkpoint=_file(checkpoint),
+            autoencoder=None if self.autoencoder is None else _file(self.autoencoder),
             dataset=_file(self.dataset),
             feature_network=_file(self.features),
             sampler=self.job.sampler,
@@ -96,6 +99,7 @@ class SelfPlay:
         """Draw the round's reference set."""
         task = spec.GenerateSpec(
             checkpoint=_file(reference),
+            autoencoder=None if self.autoencoder is None else _file(self.autoencoder),
             dataset=_file(self.dataset),
             sampler=self.job.sampler,
             first_seed=reference_set_seed(self.job, round_index),
@@ -117,6 +121,7 @@ class SelfPlay:
         """
         task = spec.TrainSpec(
             checkpoint=_file(reference),
+            autoencoder=None if self.autoencoder is None else _file(self.autoencoder),
             dataset=_file(self.dataset),
             reference_set=() if fakes is None else (_file(fakes),),
             feature_network=_file(self.features),
