@@ -27,7 +27,7 @@ from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
 _EDM_NAME = re.compile(r"\d{5}/img\d{8}\.png")
-_LABEL_ROW_BYTES = 2048  # of dataset.json, for each image: more is no list of labels
+_LABELS_BYTES, _LABEL_ROW_BYTES, _ESCAPED_BYTES = 2**20, 64, 12  # of dataset.json; JSON escapes what is not ASCII
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -105,7 +105,8 @@ def _open_files(archive: Archive, reading: DatasetReading) -> Items:
 def _labels(archive: Archive, members: list[int], are_latents: bool) -> Labels:
     names = [archive.names[index] for index in members]
     if LABELS_FILE in archive.names:
-        text = archive.read(list(archive.names).index(LABELS_FILE), 2**20 + _LABEL_ROW_BYTES * len(names))
+        max_bytes = _LABELS_BYTES + _LABEL_ROW_BYTES * len(names) + _ESCAPED_BYTES * sum(map(len, names))
+        text = archive.read(list(archive.names).index(LABELS_FILE), max_bytes)
         return Labels(labels_from_json(text, names))
     # their folders only keep folders small
     if are_latents or any(_EDM_NAME.fullmatch(name) for name in names):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddo_engine.data.image_header import ImageHeader, read_image_header
 from ddo_engine.data.limits import DatasetLimits
-from ddo_engine.data.transform import transformed
+from ddo_engine.data.transform import check_can_be_resized, transformed
 from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
@@ -53,6 +53,7 @@ def decode_image(name: str, data: bytes, reading: DatasetReading, limits: Datase
     """
     header = read_image_header(name, data, limits)
     _check_colours(name, header, reading)
+    check_can_be_resized(name, (header.width, header.height), reading)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata, which is not used

@@ -19,6 +19,7 @@ _JPEG_FRAMES = frozenset({0xC0, 0xC1, 0xC2})  # baseline, extended and progressi
 _JPEG_OTHER_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF})
 _MAX_PASSES = 8  # over the pixels of the largest image: each scan costs as much as a whole one
 _JPEG_SCAN = b"\xff\xda"
+_MAX_PARTS, _PART_BYTES = 4096, 1024  # of a file, and so many bytes a part beyond: decoders look at each in Python
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def read_image_header(name: str, data: bytes, limits: DatasetLimits) -> ImageHea
 
 def _read(name: str, data: bytes) -> ImageHeader:
     if data.startswith(_PNG_SIGNATURE) and data[12:16] == b"IHDR" and len(data) >= 33:
+        _count_chunks(name, data)
         width, height, bit_depth, colour_type = struct.unpack_from(">IIBB", data, 16)
         return ImageHeader("PNG", width, height, bit_depth, _PNG_COLOURS.get(colour_type, "unknown"))
     if data.startswith(b"\xff\xd8\xff"):
@@ -80,19 +82,39 @@ def _read(name: str, data: bytes) -> ImageHeader:
     raise InvalidDataset(f"{name!r} is not a PNG image, nor a JPEG or WebP one: convert it, renaming is not enough")
 
 
+def _count_chunks(name: str, data: bytes) -> None:
+    at = len(_PNG_SIGNATURE)
+    for _ in range(_MAX_PARTS + len(data) // _PART_BYTES):
+        if at + 12 > len(data):
+            return
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    raise _too_many_parts(name, "PNG")
+
+
 def _read_jpeg(name: str, data: bytes) -> ImageHeader:
-    at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF:
+    """Walk through the segments up to the first scan, as a decoder does."""
+    at, frame = 2, None
+    for _ in range(_MAX_PARTS + len(data) // _PART_BYTES):
+        if at + 10 > len(data) or data[at] != 0xFF or data[at : at + 2] == _JPEG_SCAN:
+            break
         marker = data[at + 1]
-        if marker in _JPEG_FRAMES:
+        if marker in _JPEG_FRAMES and frame is None:
             bit_depth, height, width, num_components = struct.unpack_from(">BHHB", data, at + 4)
-            return ImageHeader("JPEG", width, height, bit_depth, _JPEG_COLOURS.get(num_components, "unknown"))
+            frame = ImageHeader("JPEG", width, height, bit_depth, _JPEG_COLOURS.get(num_components, "unknown"))
         if marker in _JPEG_OTHER_FRAMES:
             raise InvalidDataset(f"{name!r} is a lossless or arithmetic-coded JPEG: save it as a plain one")
         # 0xFF may be repeated before a marker, and some markers stand alone
         alone = marker == 0x01 or 0xD0 <= marker <= 0xD7
         at += 1 if marker == 0xFF else 2 if alone else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise InvalidDataset(f"{name!r} is a damaged JPEG (no frame in it): write it again")
+    else:
+        raise _too_many_parts(name, "JPEG")
+    if frame is None:
+        raise InvalidDataset(f"{name!r} is a damaged JPEG (no frame in it): write it again")
+    return frame
+
+
+def _too_many_parts(name: str, image_format: str) -> InvalidDataset:
+    return InvalidDataset(f"{name!r} is a {image_format} of very many tiny parts: write it again")
 
 
 def _read_webp(name: str, data: bytes) -> ImageHeader:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddo_engine.data.archive import Archive
 from ddo_engine.data.image_decoding import channels_first, decode_image
 from ddo_engine.data.npy import PREFIX_BYTES, read_array_header
-from ddo_engine.data.transform import transformed
+from ddo_engine.data.transform import check_can_be_resized, transformed
 from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
@@ -157,6 +157,7 @@ class PixelArray:
         pixels = np.array(self.pixels_NHWC[index])
         if self.reading.convert is None and self.reading.transform == "none":
             return channels_first(pixels)
+        check_can_be_resized(self.name(index), (pixels.shape[1], pixels.shape[0]), self.reading)
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if self.reading.convert is not None:
             image = image.convert("RGB" if self.reading.convert == "rgb" else "L")

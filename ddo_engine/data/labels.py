@@ -10,6 +10,7 @@ from ddo_engine.errors import InvalidDataset
 
 LABELS_FILE = "dataset.json"
 MAX_LABEL = 65_535
+_MOST_OTHER_LISTS = 1000
 
 
 def label_from_text(name: str, text: bytes) -> int:
@@ -48,6 +49,9 @@ def labels_from_json(text: bytes, names: Sequence[str]) -> Tensor | None:
     Raises:
         InvalidDataset: The file says something else, or not something about each item.
     """
+    # A list takes twenty times its two characters of JSON in memory.
+    if text.count(b"[") + text.count(b"{") > _MOST_OTHER_LISTS + len(names) + sum(map(_num_brackets, names)):
+        raise InvalidDataset(f"{LABELS_FILE} holds far more lists than the {len(names):,} images need: write it again")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -88,6 +92,10 @@ def labels_from_folders(names: Sequence[str]) -> tuple[Tensor | None, tuple[str,
     class_of = {folder: index for index, folder in enumerate(folders)}
     labels_N = torch.tensor([class_of[parent] for parent in parents], dtype=torch.int64)
     return labels_N, tuple(folder.rpartition("/")[2] for folder in folders)
+
+
+def _num_brackets(name: str) -> int:
+    return name.count("[") + name.count("{")
 
 
 def _parse_rows(rows: object, names: frozenset[str]) -> dict[str, int]:

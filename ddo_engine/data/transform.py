@@ -5,9 +5,11 @@ from collections.abc import Callable
 from PIL import Image
 from PIL.Image import Resampling
 
+from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
 _VAR_MARGIN = 1.125  # VAR resizes the shorter side to that much more than it keeps
+_MAX_RESIZED_PIXELS = 2**28  # Pillow takes four bytes for each, and a second copy between width and height
 
 
 def transformed(image: Image.Image, reading: DatasetReading) -> Image.Image:
@@ -21,6 +23,27 @@ def transformed(image: Image.Image, reading: DatasetReading) -> Image.Image:
         return image
     assert reading.resolution is not None
     return _TRANSFORMS[reading.transform](image, reading.resolution)
+
+
+def check_can_be_resized(name: str, size: tuple[int, int], reading: DatasetReading) -> None:
+    """Refuse an image that becomes huge before its centre is cut out: a small file may hold a long line.
+
+    Args:
+        name: For messages.
+        size: Width and height as stored.
+        reading: What is to be done to the image.
+
+    Raises:
+        InvalidDataset: Naming the file.
+    """
+    if reading.resolution is None or reading.transform in ("none", "center-crop"):
+        return
+    shorter, longer = sorted(size)
+    if (_VAR_MARGIN * reading.resolution) ** 2 * longer > _MAX_RESIZED_PIXELS * shorter:
+        raise InvalidDataset(
+            f"{name!r} is {size[0]}x{size[1]}, which has more than {_MAX_RESIZED_PIXELS:,} pixels once its shorter "
+            f"side is resized to {reading.resolution}: crop it, or lower dataset.resolution"
+        )
 
 
 def center_crop(image: Image.Image, resolution: int) -> Image.Image:

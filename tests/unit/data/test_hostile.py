@@ -1,7 +1,9 @@
 """Files made to hurt: refused by name, in little time and memory, before anything large is decoded."""
 
 import io
+import json
 import os
+import resource
 import struct
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from ddo_engine.data import DatasetLimits, load_dataset
 from ddo_engine.data.limits import DEFAULT_LIMITS
 from ddo_engine.data.zip_archive import ZipArchive
 from ddo_engine.errors import InvalidDataset
+from ddo_engine.spec import DatasetReading
 from tests.unit.data.dataset_files import (
     PIXELS,
     by_class,
@@ -295,3 +299,52 @@ def test_labels_file_of_absurd_size_is_refused(tmp_path: Path) -> None:
         tmp_path / "a.zip", {"a.png": IMAGE, "dataset.json": b'{"labels": [' + b"{}," * 2_000_000 + b"{}]}"}
     )
     assert "dataset.json" in refusal(path)
+
+
+@pytest.mark.parametrize("row", [b"[],", b"{},"])
+def test_labels_file_of_many_lists_is_refused_before_it_is_parsed(tmp_path: Path, row: bytes) -> None:
+    path = write_zip(tmp_path / "a.zip", {"a.png": IMAGE, "dataset.json": b'{"labels": [' + row * 300_000 + b"[]]}"})
+    assert "far more lists than the 1 images need" in refusal(path)
+
+
+def test_labels_of_names_with_brackets_are_read(tmp_path: Path) -> None:
+    files = {f"[[[{{{{{index:04d}.png": IMAGE for index in range(2000)}
+    labels = json.dumps({"labels": [[name, 1] for name in files]}).encode()
+    dataset = load_dataset(write_zip(tmp_path / "a.zip", files | {"dataset.json": labels}))
+    assert len(dataset) == 2000
+
+
+@pytest.mark.parametrize("transform", ["center-crop-dhariwal", "var"])
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_line_of_pixels_that_would_be_resized_to_gigabytes_is_refused(
+    tmp_path: Path, transform: Literal["center-crop-dhariwal", "var"], form: str
+) -> None:
+    pixels = np.zeros((512, 8, 3), np.uint8)
+    reading = DatasetReading(transform=transform, resolution=8192)
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", pixels[None])
+    else:
+        write_zip(tmp_path / "a.png", {"a.png": encoded(pixels)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert "8x512, which has more than 268,435,456 pixels" in refusal(tmp_path / f"a.{form}", reading)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
+
+
+def test_image_of_tiny_parts_is_refused_before_a_decoder_walks_through_them(tmp_path: Path) -> None:
+    jpeg, chunk = encoded(PIXELS[0], "JPEG"), b"\0\0\0\0abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
+    scan = jpeg.index(b"\xff\xda")
+    for image in (
+        IMAGE[:33] + chunk * 10_000 + IMAGE[33:],
+        IMAGE[:-12] + chunk * 10_000 + IMAGE[-12:],
+        jpeg[:2] + b"\xff" * 10_000 + jpeg[2:],
+        jpeg[:2] + b"\xff\xe1\0\2" * 10_000 + jpeg[2:],
+        jpeg[:scan] + b"\xff\xe1\0\2" * 10_000 + jpeg[scan:],
+    ):
+        assert "very many tiny parts" in refusal(write_zip(tmp_path / "a.zip", {"a.png": image}))
+
+
+def test_image_of_many_large_parts_is_read(tmp_path: Path) -> None:
+    text = b"tEXtComment\0" + b"x" * 2000
+    chunk = (len(text) - 4).to_bytes(4, "big") + text + zlib.crc32(text).to_bytes(4, "big")
+    path = write_zip(tmp_path / "a.zip", {"a.png": IMAGE[:33] + chunk * 6000 + IMAGE[33:]})
+    assert len(load_dataset(path)) == 1
