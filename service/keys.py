@@ -32,7 +32,12 @@ def key_of(file: FileRef) -> str:
 
 def input_key(tenant_id: str, sha256: str, suffix: str) -> str:
     """Return the key of a checked input; ``suffix`` (``.zip``) is kept if it is a plain one."""
-    return f"t/{tenant_id}/inputs/{sha256}{suffix if _SUFFIX.fullmatch(suffix) else ''}"
+    return f"t/{tenant_id}/inputs/{sha256}{plain_suffix(suffix)}"
+
+
+def plain_suffix(suffix: str) -> str:
+    """Return ``suffix`` if it is short, of letters and digits behind a dot; else nothing."""
+    return suffix if _SUFFIX.fullmatch(suffix) else ""
 
 
 def attempt_prefix(tenant_id: str, job_id: str, round_index: int, kind: str, position: int, attempt: int) -> str:

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec, map_files
-from service.keys import key_of
+from service.keys import key_of, plain_suffix
 from service.leases import Claim
 from service.reports import drop_state
 from service.sources import InputUnavailable, SourceError
@@ -119,5 +119,5 @@ def _fetch_state(context: WorkerContext, claim: Claim, state: FileRef, folder: P
 
 
 def _suffix(file: FileRef) -> str:
-    """The file name's extension: loaders may look at it."""
-    return PurePosixPath(urlsplit(file.uri or "").path).suffix.lower()
+    """The file name's extension, if it is a plain one: people look at it, and a long one is no name on this disk."""
+    return plain_suffix(PurePosixPath(urlsplit(file.uri or "").path).suffix.lower())

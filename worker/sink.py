@@ -127,7 +127,10 @@ class Sink:
         return _Said(event, link)
 
     def _inside(self, path: str) -> Path:
-        resolved = (self._workdir / path).resolve()
+        try:
+            resolved = (self._workdir / path).resolve()
+        except (RuntimeError, ValueError) as error:  # a loop of links, or a NUL
+            raise ProtocolError(f"the engine named a file that cannot be: {path!r}") from error
         if not resolved.is_relative_to(self._workdir):
             raise ProtocolError(f"the engine named a file outside its folder: {path!r}")
         return resolved
