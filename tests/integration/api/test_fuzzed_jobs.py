@@ -17,7 +17,9 @@ SCALARS = (
     | st.integers(min_value=-(10**400), max_value=10**400)
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(["file:///etc/passwd", "s3://allowed/a", "\0", "\ud800", "NaN", "-1", "1e999", "digits"])
+    | st.sampled_from(
+        ["file:///etc/passwd", "s3://allowed/a", "\0", "\ud800", "NaN", "-1", "1e999", "digits", "heun", "var"]
+    )
 )
 JSON = st.recursive(
     SCALARS,
@@ -38,6 +40,9 @@ PATHS = st.sampled_from(
         ],
         *[("dataset",), ("dataset", "uri"), ("dataset", "grey_levels"), ("grid",), ("grid", "alpha"), ("grid", "beta")],
         *[("training",), ("training", "kimg"), ("training", "adam_betas"), ("training", "save_state_every_kimg")],
+        *[("autoencoder",), ("guide",), ("dataset", "transform"), ("dataset", "resolution"), ("dataset", "convert")],
+        *[("sampler", "kind"), ("sampler", "rho"), ("sampler", "top_k"), ("sampler", "num_steps")],
+        *[("training", "schedule"), ("training", "ema_std"), ("training", "augment_probability")],
         *[("reference_set",), ("reference_set", "shards"), ("evaluation",), ("evaluation", "neighbours"), ("unknown",)],
     ]
 )
@@ -52,7 +57,7 @@ def test_post_job_with_any_json_is_never_a_server_error(
     for path, value in sorted(changes.items()):
         target: Any = body
         for name in path[:-1]:
-            target = target.get(name) if isinstance(target, dict) else None
+            target = target.setdefault(name, {}) if isinstance(target, dict) else None
         if isinstance(target, dict):
             target[path[-1]] = value
     raw = json.dumps(body).encode()
