@@ -22,7 +22,8 @@ def plain_heun(model: Denoiser, latents_BCHW: Tensor, labels_B: Tensor, num_step
             slope_there = (moved - model.denoise(moved.float(), following, labels_B).double()) / following
             moved = x + (following - now) * (slope + slope_there) / 2
         x = moved
-    return (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    images: Tensor = (x * 127.5 + 128).clip(0, 255).to(torch.uint8)
+    return images
 
 
 def plain_var(model: VAR, labels_B: Tensor, *, cached: bool) -> Tensor:

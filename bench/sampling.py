@@ -1,6 +1,6 @@
 """Speed of sampling from the published architectures at full size, with random weights, against plain loops.
 
-    python -m bench.sampling [--family edm edm2 var rows] [--batch 4] [--steps 3] [--threads 2]
+    python -m bench.sampling [--family edm edm2 var rows] [--batch 4] [--steps 3] [--threads 2] [--processor-time]
 
 Prints one table: milliseconds per network call (VAR: all calls of a batch together), images per second (diffusion: at
 the network evaluations of the paper), and the share of time that is spent outside the network. The plain loops call the
@@ -12,9 +12,9 @@ rows beside it.
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,19 +59,22 @@ VAR_D16 = {
 SMALLEST_VAR = VAR_D16 | {"num_classes": 1, "depth": 1, "embed_dim": 2, "num_heads": 1, "vocab_size": 2}
 VQVAE = {"class_name": "VQVAE", "vocab_size": 4096, "z_channels": 32, "ch": 160}
 
+Now = Callable[[], float]
+
 
 @dataclass
 class Clock:
     """Time spent in what it watches.
 
     Attributes:
+        now: What it reads.
         seconds: In all calls together.
         calls: Their number.
     """
 
+    now: Now
     seconds: float = 0.0
     calls: int = 0
-    _inside: bool = field(default=False, repr=False)
 
     @contextmanager
     def watching(self, *methods: tuple[nn.Module, str]) -> Iterator[None]:
@@ -86,9 +89,9 @@ class Clock:
 
     def _timed(self, method: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **options: Any) -> Any:
-            started = time.perf_counter()
+            started = self.now()
             result = method(*arguments, **options)
-            self.seconds += time.perf_counter() - started
+            self.seconds += self.now() - started
             self.calls += 1
             return result
 
@@ -108,16 +111,18 @@ class Measured:
         return 1 - self.network.seconds / self.seconds
 
 
-def measured(works: dict[str, Callable[[], object]], *methods: tuple[nn.Module, str]) -> dict[str, Measured]:
+def measured(
+    now: Now, works: Mapping[str, Callable[[], object]], *methods: tuple[nn.Module, str]
+) -> dict[str, Measured]:
     """Do every work twice, in turns, and keep the faster runs: other processes can only make one slower."""
     runs: dict[str, list[Measured]] = {name: [] for name in works}
     for _ in range(2):
         for name, work in works.items():
-            clock = Clock()
+            clock = Clock(now)
             with clock.watching(*methods):
-                started = time.perf_counter()
+                started = now()
                 work()
-                runs[name].append(Measured(time.perf_counter() - started, clock))
+                runs[name].append(Measured(now() - started, clock))
     return {name: min(both, key=lambda run: run.seconds) for name, both in runs.items()}
 
 
@@ -154,7 +159,9 @@ def print_row(what: str, run: Measured, batch_size: int, nfe: int) -> None:
     print(f"| {what} | {batch_size} | {1000 * call:.0f} | {images:.4f} | {100 * run.share_outside:.2f} % |", flush=True)
 
 
-def measure_diffusion(what: str, family_name: str, config: dict[str, Any], batch_size: int, num_steps: int) -> None:
+def measure_diffusion(
+    now: Now, what: str, family_name: str, config: dict[str, Any], batch_size: int, num_steps: int
+) -> None:
     """Print our sampler, and the plain loop over the same network."""
     family, model = get_family(family_name), built(family_name, config)
     assert isinstance(model, Denoiser)
@@ -167,11 +174,11 @@ def measure_diffusion(what: str, family_name: str, config: dict[str, Any], batch
         what: lambda: family.sample(model, range(batch_size), labels_B, sampler),
         f"{what}, plain loop": lambda: plain_heun(model, latents_BCHW, labels_B, num_steps),
     }
-    for name, run in measured(draws, (model, "network")).items():
+    for name, run in measured(now, draws, (model, "network")).items():
         print_row(name, run, batch_size, default.nfe)
 
 
-def measure_var(batch_size: int) -> None:
+def measure_var(now: Now, batch_size: int) -> None:
     """Print our sampler, and the plain loops over the same networks."""
     family, model = get_family("var"), var_d16()
     labels_B, sampler = torch.arange(batch_size), AutoregressiveSettings()
@@ -185,8 +192,8 @@ def measure_var(batch_size: int) -> None:
         "VAR-d16, plain loop without one": lambda: plain_var(model, labels_B, cached=False),
         "of these, the VQVAE's decoder": lambda: tokenizer.decode(tokens_BL),
     }
-    for name, run in measured(draws, *networks).items():
-        print_row(name, Measured(run.seconds, Clock(run.network.seconds, 1)), batch_size, nfe=1)
+    for name, run in measured(now, draws, *networks).items():
+        print_row(name, Measured(run.seconds, replace(run.network, calls=1)), batch_size, nfe=1)
 
 
 def print_rows() -> None:
@@ -220,20 +227,27 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="images drawn together")
     parser.add_argument("--steps", type=int, default=3, help="of Heun's method; 2n - 1 network calls")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="on one thread, of a machine with other work: leave out the time that others have the cores",
+    )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    threads = 1 if options.processor_time else options.threads
+    now, kind = (time.process_time, "processor") if options.processor_time else (time.perf_counter, "wall-clock")
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     make_deterministic()
-    load = os.getloadavg()[0]
     print(f"engine {ENGINE_VERSION}, torch {torch.__version__}, {processor()}, {describe_device(torch.device('cpu'))}")
-    print(f"load before the run: {load:.1f} on {os.cpu_count()} cores\n")
-    print("| what | batch | network call, ms | images/s | outside the network |\n|---|---|---|---|---|")
+    print(f"{kind} time, load before the run {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n")
+    if set(options.family) != {"rows"}:
+        print("| what | batch | network call, ms | images/s | outside the network |\n|---|---|---|---|---|")
     if "edm" in options.family:
-        measure_diffusion("EDM CIFAR-10, 35 evaluations", "edm", EDM_CIFAR10, options.batch, options.steps)
+        measure_diffusion(now, "EDM CIFAR-10, 35 evaluations", "edm", EDM_CIFAR10, options.batch, options.steps)
     if "edm2" in options.family:
-        measure_diffusion("EDM2-XS 64x64, 63 evaluations", "edm2", EDM2_XS, options.batch, options.steps)
+        measure_diffusion(now, "EDM2-XS 64x64, 63 evaluations", "edm2", EDM2_XS, options.batch, options.steps)
     if "var" in options.family:
-        measure_var(options.batch)
+        measure_var(now, options.batch)
     if "rows" in options.family:
         print_rows()
 

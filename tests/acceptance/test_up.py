@@ -12,6 +12,8 @@ import httpx
 import psutil
 import pytest
 
+from tests.processes import is_running
+
 _ROOT = Path(__file__).parents[2]
 
 
@@ -76,7 +78,7 @@ def test_up_stopped_by_a_signal_leaves_nothing(up: _Up, number: signal.Signals, 
     up.process.send_signal(number)
     up.process.communicate(timeout=60)
     assert up.process.returncode == exit_code
-    assert not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+    assert not [each for each in family if is_running(each.pid)]
     assert not up.folder.exists()
 
 

@@ -20,6 +20,7 @@ from deploy.local.processes import (
     signals_held_back,
     start_on_free_port,
 )
+from tests.processes import is_running
 
 # a program with a child in a session of its own, as a worker has an engine; all three tell their pids
 _FAMILY = """
@@ -51,7 +52,7 @@ with signals_as_exceptions(), Process("family", [sys.executable, "-c", sys.argv[
 
 def _wait_until_gone(pids: list[int], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
-    while alive := [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]:
+    while alive := [pid for pid in pids if is_running(pid)]:
         assert time.monotonic() < deadline, f"still running: {alive}"
         time.sleep(0.02)
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 import worker.launcher
+from tests.processes import is_running
 from worker.engine_process import EngineProcess
 
 
@@ -65,7 +66,7 @@ def test_engine_end_takes_its_children_along(tmp_path):
     assert engine.close() == 0
 
     child = int(lines[0])
-    _wait(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+    _wait(lambda: not is_running(child))
 
 
 def test_engine_that_ignores_sigterm_is_killed(tmp_path):
