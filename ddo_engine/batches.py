@@ -1,12 +1,12 @@
 """Which images a step sees: epochs of permutations, each a pure function of (seed, stream, epoch)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ddo_engine.data import ChainedDataset, ImageDataset, InMemoryDataset
-from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.families.protocol import BatchPart, LabelledImages
 from ddo_engine.randomness import generator_for
 
 _CPU = torch.device("cpu")
@@ -60,9 +60,11 @@ class BatchSource:
     batch_size: int
     device: torch.device
 
-    def batch(self, step: int) -> LabelledImages:
-        """Return the images of one step (0-based)."""
-        return self.dataset.batch(self.order.indices(step, self.batch_size)).to(self.device)
+    def batch(self, step: int, rows: range) -> LabelledImages:
+        """Return these rows of the batch of one step (0-based)."""
+        indices = self.order.indices(step, self.batch_size)[rows.start : rows.stop]
+        part = BatchPart(rows.start, len(rows), self.batch_size)
+        return replace(self.dataset.batch(indices).to(self.device), part=part)
 
 
 def concatenated(datasets: list[ImageDataset]) -> ImageDataset:

@@ -1,4 +1,4 @@
-"""The learning rate of every step, and VAR's weight decay."""
+"""The learning rate and the weight decay of every step."""
 
 import math
 from typing import Literal
@@ -42,6 +42,15 @@ def learning_rate_at(step: int, training: TrainingSettings) -> float:
         initial_factor=schedule.initial_factor,
         final_factor=training.final_learning_rate_factor,
         decay=schedule.decay,
+    )
+
+
+def weight_decay_at(step: int, training: TrainingSettings) -> float:
+    """Return the weight decay of optimizer step ``step`` (0-based)."""
+    if training.final_weight_decay is None:
+        return training.weight_decay
+    return var_weight_decay(
+        step, num_steps=training.num_steps, initial=training.weight_decay, final=training.final_weight_decay
     )
 
 

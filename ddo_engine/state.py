@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
+from ddo_engine.families.protocol import Family
+from ddo_engine.optimization import make_optimizer
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, StateHeader
 from ddo_engine.version import ENGINE_VERSION
@@ -56,28 +58,30 @@ class TrainingState:
 
     target_model: nn.Module
     ema_model: nn.Module
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     window: DiagnosticsWindow
     step: int = 0
     evaluated_step: int = 0
     best_fid: float | None = field(default=None)
 
     @classmethod
-    def fresh(cls, base_model: nn.Module, training: TrainingSettings, diagnostics: tuple[str, ...]) -> "TrainingState":
+    def fresh(
+        cls, family: Family, base_model: nn.Module, training: TrainingSettings, diagnostics: tuple[str, ...]
+    ) -> "TrainingState":
         """Return the state at step 0: target and EMA are copies of the base.
 
         Args:
+            family: Of the base.
             base_model: In eval mode, which both copies keep: no dropout (arXiv:2503.01103, appendix C).
             training: Adam's settings.
             diagnostics: Names of what every step reports.
         """
         target_model = deepcopy(base_model).requires_grad_(True)
-        parameters = list(target_model.parameters())
-        device = parameters[0].device
+        device = next(target_model.parameters()).device
         return cls(
             target_model=target_model,
             ema_model=deepcopy(base_model).requires_grad_(False),
-            optimizer=torch.optim.Adam(parameters, lr=training.learning_rate, betas=training.adam_betas, fused=True),
+            optimizer=make_optimizer(family, target_model, training),
             window=DiagnosticsWindow(diagnostics, torch.zeros(len(diagnostics), dtype=torch.float64, device=device)),
         )
 

@@ -30,7 +30,7 @@ from ddo_engine.spec import TrainSpec
 from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
 from ddo_engine.state_file import SavedState, read_state
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
-from ddo_engine.trial import COMMON_DIAGNOSTICS, STATE_FILE, Trial
+from ddo_engine.trial import STATE_FILE, Trial, diagnostics_of
 from ddo_engine.unit_data import as_pixels, as_trained_on
 
 
@@ -73,7 +73,7 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     loss = _training_loss(
         spec, context, base, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
     )
-    state = TrainingState.fresh(base.model, spec.training, COMMON_DIAGNOSTICS + loss.diagnostics)
+    state = TrainingState.fresh(base.family, base.model, spec.training, diagnostics_of(spec.training, loss))
     if saved is not None:
         state.restore(saved)
     return Trial(spec, context, base, hashes, loss, state, evaluator)

@@ -1,4 +1,4 @@
-"""What one training step minimises, as a function of the target model and the step number alone."""
+"""What one training step minimises, as a function of the target model, the step number and the rows of its batch."""
 
 from dataclasses import dataclass, fields
 from typing import Protocol
@@ -14,14 +14,22 @@ from ddo_engine.spec import DDOObjective, TrainingSettings
 
 
 class TrainingLoss(Protocol):
-    """The loss of one step."""
+    """The loss of one step, row by row, so that a batch may be cut over time (accumulation) and over processes."""
 
     @property
     def diagnostics(self) -> tuple[str, ...]:
-        """Names of the numbers that come with the loss, in order."""
+        """Names of what :meth:`summary` returns, in order."""
 
-    def __call__(self, target_model: nn.Module, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the mean loss of the batch of ``step`` (0-based), and the diagnostics, all 0-dim."""
+    def __call__(self, target_model: nn.Module, step: int, rows: range) -> Tensor:
+        """Return what these rows of the batch of ``step`` (0-based) give.
+
+        Returns:
+            Shape (rows, K), K whatever the loss likes. Column 0 is what the step minimises the mean of, and carries
+            gradients; the others are for the diagnostics.
+        """
+
+    def summary(self, values_BK: Tensor) -> tuple[Tensor, ...]:
+        """Return the diagnostics of a whole batch, all 0-dim, from what its rows gave."""
 
 
 @dataclass(frozen=True)
@@ -51,22 +59,27 @@ class DDOTrainingLoss:
         """Names of the fields of :class:`ddo_engine.objective.RatioDiagnostics`."""
         return tuple(entry.name for entry in fields(RatioDiagnostics))
 
-    def __call__(self, target_model: nn.Module, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the mean of eq. 13 (eq. 43 for diffusion) over the batch, and its diagnostics.
+    def __call__(self, target_model: nn.Module, step: int, rows: range) -> Tensor:
+        """Return eq. 13 (eq. 43 for diffusion), and the ratios on real and on fake images, of these rows.
 
         Source: arXiv:2503.01103.
         """
         real_ratio_B, fake_ratio_B = self.family.log_likelihood_ratios(
             target_model,
             self.reference_model,
-            self.real.batch(step),
-            self.fake.batch(step),
+            self.real.batch(step, rows),
+            self.fake.batch(step, rows),
             self.training,
             generator_for(self.real.device, self.seed, "noise", step),
         )
-        loss = ddo_loss(real_ratio_B, fake_ratio_B, alpha=self.objective.alpha, beta=self.objective.beta).mean()
+        loss_B = ddo_loss(real_ratio_B, fake_ratio_B, alpha=self.objective.alpha, beta=self.objective.beta)
+        return torch.stack([loss_B, real_ratio_B.detach(), fake_ratio_B.detach()], dim=1)
+
+    def summary(self, values_BK: Tensor) -> tuple[Tensor, ...]:
+        """Return :class:`ddo_engine.objective.RatioDiagnostics`, field by field."""
+        _, real_ratio_B, fake_ratio_B = values_BK.unbind(1)
         summary = ratio_diagnostics(real_ratio_B, fake_ratio_B, beta=self.objective.beta)
-        return loss, tuple(getattr(summary, name) for name in self.diagnostics)
+        return tuple(getattr(summary, name) for name in self.diagnostics)
 
 
 @dataclass(frozen=True)
@@ -86,8 +99,12 @@ class MLETrainingLoss:
     seed: int
     diagnostics: tuple[str, ...] = ()
 
-    def __call__(self, target_model: nn.Module, step: int) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the mean of the loss over the batch."""
+    def __call__(self, target_model: nn.Module, step: int, rows: range) -> Tensor:
+        """Return the loss of these rows."""
         generator = generator_for(self.real.device, self.seed, "noise", step)
-        loss_B = self.family.pretraining_loss(target_model, self.real.batch(step), self.training, generator)
-        return torch.mean(loss_B), ()
+        batch = self.real.batch(step, rows)
+        return self.family.pretraining_loss(target_model, batch, self.training, generator)[:, None]
+
+    def summary(self, values_BK: Tensor) -> tuple[Tensor, ...]:
+        """Return nothing: the loss says it all."""
+        return ()

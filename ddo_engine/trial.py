@@ -18,16 +18,22 @@ from ddo_engine.errors import Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
 from ddo_engine.learning_rate import learning_rate_at
+from ddo_engine.optimization import replace_non_finite_, set_rates
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
 from ddo_engine.run_context import RunContext
 from ddo_engine.schedule import Schedule
-from ddo_engine.spec import Evaluated, FileRole, Metric, TrainSpec
+from ddo_engine.spec import Evaluated, FileRole, Metric, TrainingSettings, TrainSpec
 from ddo_engine.state import TrainingState
 from ddo_engine.state_file import write_state
 from ddo_engine.training_loss import TrainingLoss
 
 STATE_FILE = "state.safetensors"
-COMMON_DIAGNOSTICS = ("loss", "gradient_norm")
+
+
+def diagnostics_of(training: TrainingSettings, loss: TrainingLoss) -> tuple[str, ...]:
+    """Return the names of what every step reports, in order."""
+    replaced = ("replaced_gradients",) if training.non_finite_gradients == "replace" else ()
+    return ("loss", "gradient_norm", *replaced, *loss.diagnostics)
 
 
 @dataclass
@@ -103,22 +109,37 @@ class Trial:
     def _optimize(self) -> torch.Tensor:
         """Change the weights; return the diagnostics of the step in the order of their names."""
         state, training = self.state, self.spec.training
-        for group in state.optimizer.param_groups:
-            group["lr"] = learning_rate_at(state.step, training)
+        set_rates(state.optimizer, state.step, training)
         state.optimizer.zero_grad(set_to_none=True)
-        loss, diagnostics = self.loss(state.target_model, state.step)
-        loss.backward()  # type: ignore[no-untyped-call]
-        parameters = state.optimizer.param_groups[0]["params"]
-        gradient_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        numbers_K = torch.stack([loss.detach(), gradient_norm, *diagnostics])
+        values_BK = self._backward()
+        parameters = [parameter for parameter in state.target_model.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        replaced = [replace_non_finite_(gradients)] if training.non_finite_gradients == "replace" else []
+        gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        loss = values_BK[:, 0].mean()
+        numbers_K = torch.stack([loss, gradient_norm, *replaced, *self.loss.summary(values_BK)])
         # Looked at before the weights are touched: the last good state stays the last good state.
         if not bool(torch.isfinite(numbers_K).all()):
             raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
+        if training.max_gradient_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, training.max_gradient_norm, gradient_norm)
         state.optimizer.step()
         update_ema(state.ema_model, state.target_model, ema_decay_at(state.step, training))
         # After the average: it is taken of the weights that the optimizer left (arXiv:2312.02696, section 3.1).
         self.base.family.constrain_(state.target_model)
         return numbers_K.double()
+
+    def _backward(self) -> torch.Tensor:
+        """Leave the gradient of the batch's mean loss in the parameters; return what the loss gave, row by row."""
+        batch_size = self.spec.training.batch_size
+        rows_at_once = self.spec.training.micro_batch_size or batch_size
+        values = []
+        for first in range(0, batch_size, rows_at_once):
+            rows = range(first, min(first + rows_at_once, batch_size))
+            values_BK = self.loss(self.state.target_model, self.state.step, rows)
+            (values_BK[:, 0].sum() / batch_size).backward()  # type: ignore[no-untyped-call]
+            values.append(values_BK.detach())
+        return torch.cat(values)
 
     def _evaluation_is_pending(self) -> bool:
         step = self.state.step
@@ -176,7 +197,7 @@ class Trial:
         self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
 
     def _diverged(self, what: str) -> NonFiniteLoss:
-        advice = "lower training.learning_rate"
+        advice = "lower training.learning_rate or set training.max_gradient_norm"
         if self.spec.objective.kind == "ddo":
             advice += " or alpha, or raise beta"
         return NonFiniteLoss(

@@ -9,7 +9,7 @@ likes inside.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -19,21 +19,51 @@ from ddo_engine.spec import SamplerSettings, TrainingSettings
 
 
 @dataclass(frozen=True)
+class BatchPart:
+    """Which rows of a step's batch somebody has: all of them, or those of one micro-batch or process.
+
+    Random numbers are drawn for the whole batch and then picked, so that row i has the same ones however the batch is
+    cut.
+
+    Attributes:
+        first: Index of the first row.
+        num_rows: So many from there on.
+        batch_size: Rows of the whole.
+    """
+
+    first: int
+    num_rows: int
+    batch_size: int
+
+    def rows_of(self, drawn: Tensor, dim: int = 0) -> Tensor:
+        """Return the rows of what was drawn for the whole batch along ``dim``."""
+        return drawn.narrow(dim, self.first, self.num_rows)
+
+
+@dataclass(frozen=True)
 class LabelledImages:
-    """A batch of images.
+    """A batch of images, or some rows of one.
 
     Attributes:
         images_BCHW: uint8 pixels; or float32 moments of latents, (B, 2C, H, W): means, then standard deviations.
         labels_B: int64 class indices, or None for an unlabelled batch.
+        part: Which rows they are; None: the whole batch.
     """
 
     images_BCHW: Tensor
     labels_B: Tensor | None
+    part: BatchPart | None = None
 
     def to(self, device: torch.device) -> "LabelledImages":
         """Return the batch on ``device``."""
         labels = None if self.labels_B is None else self.labels_B.to(device)
-        return LabelledImages(self.images_BCHW.to(device), labels)
+        return replace(self, images_BCHW=self.images_BCHW.to(device), labels_B=labels)
+
+    @property
+    def rows(self) -> BatchPart:
+        """Which rows of the step's batch these are."""
+        num_rows = len(self.images_BCHW)
+        return BatchPart(0, num_rows, num_rows) if self.part is None else self.part
 
 
 class ImageModel(Protocol):
@@ -130,6 +160,14 @@ class Family(Protocol):
         section 2.3); most families do nothing.
         """
 
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Tell whether weight decay acts on a parameter.
+
+        Args:
+            name: In the model.
+            parameter: Of that name.
+        """
+
     def log_likelihood_ratios(
         self,
         target_model: nn.Module,
@@ -141,7 +179,8 @@ class Family(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Return log p_theta − log p_ref in nats (for diffusion a one-sample ELBO estimate), real and fake.
 
-        Target and reference see the same noise, and row i of ``fake`` reuses the noise of row i of ``real``.
+        Target and reference see the same noise, and row i of ``fake`` reuses the noise of row i of ``real``. Both
+        hold the same rows of their batches (:class:`BatchPart`).
 
         Returns:
             Two float32 tensors of shape (B,); gradients flow into ``target_model`` only.

@@ -30,6 +30,13 @@ class TrainingSettings(Settings):
 
     kimg: PositiveFloat = Field(le=1e7, description="Length of a trial in thousands of real images.")
     batch_size: int = Field(ge=1, le=65536, description="Real images per step; a DDO step adds as many fakes.")
+    micro_batch_size: int | None = Field(
+        default=None,
+        ge=1,
+        le=65536,
+        description="Real images (and as many fakes) that go through the network together; gradients add up over the "
+        "batch. Saves memory, changes only last bits. None: the whole batch.",
+    )
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of Adam.")
     schedule: LearningRateSchedule = Field(
         default=CosineSchedule(), description="How the rate rises in warm-up and falls after it."
@@ -44,9 +51,33 @@ class TrainingSettings(Settings):
         description="Share of the peak at the end, for the schedules that come down to one: 'cosine' and 'var'.",
     )
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    ema_half_life_kimg: PositiveFloat | None = Field(
+    adam_eps: PositiveFloat = Field(default=1e-8, le=1, description="What Adam adds to its denominator.")
+    weight_decay: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="Decoupled (AdamW), of the weights that the family lets decay; 0.05 in VAR's training.",
+    )
+    final_weight_decay: float | None = Field(
         default=None,
-        description="EMA weights forget half after so many thousand images. Give this or ema_std, the other as null.",
+        ge=0,
+        le=10,
+        description="Where weight_decay goes by half a cosine until the last step (VAR-d30: 0.08); None: it stays.",
+    )
+    max_gradient_norm: PositiveFloat | None = Field(
+        default=None, description="Longer gradients are shortened to this norm, as VAR's training does to 2."
+    )
+    non_finite_gradients: Literal["stop", "replace"] = Field(
+        default="stop",
+        description="'stop' ends a trial whose gradient has NaN or infinite values. 'replace' puts 0 and ±1e5 in their "
+        "place and counts them, as EDM's training does.",
+    )
+    ema_half_life_kimg: float | None = Field(
+        default=None,
+        ge=0,
+        le=1e7,
+        description="EMA weights forget half after so many thousand images; 0: they are the trained weights. Give this "
+        "or ema_std, the other as null.",
     )
     ema_rampup_ratio: float | None = Field(
         default=None,
@@ -87,6 +118,8 @@ class TrainingSettings(Settings):
     def _intervals_fit(self) -> Self:
         if self.batch_size > self.kimg * 1000:
             raise ValueError("kimg is less than one batch: raise kimg or lower batch_size")
+        if self.micro_batch_size is not None and self.micro_batch_size > self.batch_size:
+            raise ValueError("micro_batch_size must not exceed batch_size: lower it, or leave it out")
         if self.warmup_kimg > self.kimg:
             raise ValueError("warmup_kimg must not exceed kimg")
         return self
@@ -97,6 +130,12 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"schedule {self.schedule.kind!r} knows no final_learning_rate_factor: leave it out, or choose 'cosine'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _final_weight_decay_has_a_first(self) -> Self:
+        if self.final_weight_decay is not None and self.weight_decay == 0:
+            raise ValueError("final_weight_decay is where weight_decay goes: give weight_decay, or leave it out")
         return self
 
     @model_validator(mode="after")

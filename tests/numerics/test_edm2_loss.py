@@ -55,7 +55,7 @@ def test_loss_without_the_uncertainty_is_told_apart_by_the_golden_numbers():
 def test_pretraining_loss_is_that_loss_at_the_noise_of_its_generator():
     model = golden_model(NET, "edm2")
     noise = draw_noise(UINT8.images_BCHW, TRAINING.P_mean, TRAINING.P_std, generator())
-    x0_BCHW = model.space.to_model(UINT8.images_BCHW, generator())
+    x0_BCHW = model.space.to_model(UINT8, generator())
     expected_BCHW = uncertainty_weighted_error(model, x0_BCHW, UINT8.labels_B, noise)
     loss_B = FAMILY.pretraining_loss(model, UINT8, TRAINING, generator())
     assert torch.equal(loss_B, expected_BCHW.flatten(1).sum(1))

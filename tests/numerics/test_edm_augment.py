@@ -211,7 +211,7 @@ def test_ratios_with_augmentation_train_the_layer_that_hears_of_it():
 
 def test_probability_zero_draws_nothing_and_augments_nothing():
     x0, unused = normalise(REAL.images_BCHW), generator(7)
-    same, labels = FAMILY.augment(x0, PLAIN, unused)
+    same, labels = FAMILY.augment(x0, PLAIN, unused, REAL.rows)
     assert same is x0
     assert labels is None
     assert torch.equal(unused.get_state(), generator(7).get_state())

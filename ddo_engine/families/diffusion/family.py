@@ -21,7 +21,7 @@ from ddo_engine.families.diffusion.likelihood import (
 from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
-from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.families.protocol import BatchPart, LabelledImages
 from ddo_engine.spec import AutoregressiveSettings, DPMSolverSettings, HeunSettings, SamplerSettings, TrainingSettings
 
 
@@ -82,7 +82,13 @@ class DiffusionFamily:
             )
 
     def augment(
-        self, x0_BCHW: Tensor, training: TrainingSettings, generator: torch.Generator, *, num_batches: int = 1
+        self,
+        x0_BCHW: Tensor,
+        training: TrainingSettings,
+        generator: torch.Generator,
+        rows: BatchPart,
+        *,
+        num_batches: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
         """Return the images to train on and their augmentation labels: here the images, None, and nothing drawn.
 
@@ -90,9 +96,14 @@ class DiffusionFamily:
             x0_BCHW: One or more batches of equal size, one after another, float32.
             training: Which :meth:`check_training` does not refuse.
             generator: On the images' device.
+            rows: Which of its batch each batch holds.
             num_batches: So many; row i is augmented alike in all of them.
         """
         return x0_BCHW, None
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """See :meth:`ddo_engine.families.protocol.Family.decays`: matrices and kernels; biases and gains not."""
+        return parameter.ndim > 1
 
     def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
         """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""
@@ -173,25 +184,29 @@ class DiffusionFamily:
         """See :meth:`ddo_engine.families.protocol.Family.log_likelihood_ratios`.
 
         One forward pass of 2B rows per network, both without dropout whatever mode they are in. Randomness, in this
-        order: what the model's space draws for all 2B rows (pixels: nothing); then :meth:`augment`, then
-        :func:`ddo_engine.families.diffusion.likelihood.draw_noise`, each for the B rows of ``real``.
+        order: what the model's space draws for real and for fake rows (pixels: nothing); then :meth:`augment`, then
+        :func:`ddo_engine.families.diffusion.likelihood.draw_noise`, each for the batch of ``real``.
 
         Raises:
             InvalidSpec: See :meth:`check_training`.
-            ValueError: ``real`` and ``fake`` differ in shape, or a conditional model gets images without labels.
+            ValueError: ``real`` and ``fake`` differ in shape or rows; or a conditional model gets images without
+                labels.
         """
         if real.images_BCHW.shape != fake.images_BCHW.shape:
             raise ValueError(
                 f"row i of fake shares its noise with row i of real, but their shapes are "
                 f"{tuple(fake.images_BCHW.shape)} and {tuple(real.images_BCHW.shape)}"
             )
+        rows = real.rows
+        if rows != fake.rows:
+            raise ValueError(f"real and fake are not the same rows of their batches: {rows} and {fake.rows}")
         forbid_tf32()
         target, reference = self._denoiser(target_model), self._denoiser(reference_model)
         for network in (target, reference):
             self.check_training(network, training)
-        x0_BCHW = target.space.to_model(torch.cat([real.images_BCHW, fake.images_BCHW]), generator)
-        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator, num_batches=2)
-        noise = draw_noise(x0_BCHW[: len(real.images_BCHW)], training.P_mean, training.P_std, generator)
+        x0_BCHW = torch.cat([target.space.to_model(batch, generator) for batch in (real, fake)])
+        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator, rows, num_batches=2)
+        noise = draw_noise(x0_BCHW[: rows.num_rows], training.P_mean, training.P_std, generator, rows)
         labels_B = _labels_of(target, real, fake)
         twice = NoiseDraw(noise.t_B.repeat(2), noise.eps_BCHW.repeat(2, 1, 1, 1), augment_labels_BA)
         with dropout_off(target, reference):
@@ -214,9 +229,9 @@ class DiffusionFamily:
         forbid_tf32()
         denoiser = self._denoiser(model)
         self.check_training(denoiser, training)
-        x0_BCHW = denoiser.space.to_model(real.images_BCHW, generator)
-        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator)
-        noise = draw_noise(x0_BCHW, training.P_mean, training.P_std, generator)
+        x0_BCHW = denoiser.space.to_model(real, generator)
+        x0_BCHW, augment_labels_BA = self.augment(x0_BCHW, training, generator, real.rows)
+        noise = draw_noise(x0_BCHW, training.P_mean, training.P_std, generator, real.rows)
         noise = replace(noise, augment_labels_BA=augment_labels_BA)
         with dropout_off(denoiser):
             return self.loss_at_noise(denoiser, x0_BCHW, _labels_of(denoiser, real), noise)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.families.diffusion.denoiser import Denoiser, broadcast_to_images
+from ddo_engine.families.protocol import BatchPart
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,27 @@ class NoiseDraw:
     augment_labels_BA: Tensor | None = None
 
 
-def draw_noise(x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator) -> NoiseDraw:
+def draw_noise(
+    x0_BCHW: Tensor, P_mean: float, P_std: float, generator: torch.Generator, rows: BatchPart | None = None
+) -> NoiseDraw:
     """Draw ``log t ~ N(P_mean, P_std^2)`` and ``eps ~ N(0, 1)``, float32, for a batch of this shape.
 
-    Order of the draws: B normals for t, then B·C·H·W for eps.
+    Order of the draws: a normal for each t of the whole batch, then C·H·W of them per row for eps.
 
     Args:
         x0_BCHW: Gives shape and device.
         P_mean: Mean of log t.
         P_std: Standard deviation of log t.
         generator: On that device.
+        rows: Which of the batch these are; None: all.
 
     Source: arXiv:2206.00364, table 1.
     """
-    device = x0_BCHW.device
-    normal_B = torch.randn(x0_BCHW.shape[0], generator=generator, device=device)
-    eps_BCHW = torch.randn(x0_BCHW.shape, generator=generator, device=device)
-    return NoiseDraw((normal_B * P_std + P_mean).exp(), eps_BCHW)
+    device, num_rows = x0_BCHW.device, len(x0_BCHW)
+    rows = rows or BatchPart(0, num_rows, num_rows)
+    normal_B = torch.randn(rows.batch_size, generator=generator, device=device)
+    eps_BCHW = torch.randn(rows.batch_size, *x0_BCHW.shape[1:], generator=generator, device=device)
+    return NoiseDraw((rows.rows_of(normal_B) * P_std + P_mean).exp(), rows.rows_of(eps_BCHW))
 
 
 def squared_error(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:

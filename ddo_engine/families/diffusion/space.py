@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.errors import IncompatibleInputs
+from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import PositiveFloat, Settings
 
 
@@ -47,7 +48,7 @@ class Space(Protocol):
     @property
     def kind(self) -> Literal["pixels", "latents"]: ...  # noqa: D102
 
-    def to_model(self, stored_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def to_model(self, stored: LabelledImages, generator: torch.Generator) -> Tensor:
         """Map a stored batch to what the model denoises, float32."""
 
     def to_images(self, x_BCHW: Tensor) -> Tensor:
@@ -70,15 +71,15 @@ class PixelSpace:
 
     kind: ClassVar[Literal["pixels"]] = "pixels"
 
-    def to_model(self, stored_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def to_model(self, stored: LabelledImages, generator: torch.Generator) -> Tensor:
         """Map uint8 images to float32 in [-1, 1]; draws nothing.
 
         Raises:
             ValueError: The batch holds latents.
         """
-        if stored_BCHW.dtype != torch.uint8:
+        if stored.images_BCHW.dtype != torch.uint8:
             raise ValueError("the model works on pixels, but the batch holds latents")
-        return normalise(stored_BCHW)
+        return normalise(stored.images_BCHW)
 
     def to_images(self, x_BCHW: Tensor) -> Tensor:
         """See :func:`quantise`."""
@@ -104,16 +105,17 @@ class LatentSpace:
         """Copies of a model share the autoencoder, which nothing changes."""
         return self
 
-    def to_model(self, stored_BCHW: Tensor, generator: torch.Generator) -> Tensor:
+    def to_model(self, stored: LabelledImages, generator: torch.Generator) -> Tensor:
         """Draw latents from stored moments (B, 2c, h, w) and scale them: one standard normal per value of the mean.
 
         Raises:
             ValueError: The batch holds pixels: they are encoded once, before training.
         """
-        if stored_BCHW.dtype == torch.uint8:
+        if stored.images_BCHW.dtype == torch.uint8:
             raise ValueError("the model works on latents, but the batch holds pixels: encode the dataset first")
-        mean, std = stored_BCHW.chunk(2, dim=1)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        mean, std = stored.images_BCHW.chunk(2, dim=1)
+        rows = stored.rows
+        noise = rows.rows_of(torch.randn(rows.batch_size, *mean.shape[1:], generator=generator, device=mean.device))
         scale, shift = self._scale_and_shift(mean)
         return (mean + std * noise) * scale + shift
 

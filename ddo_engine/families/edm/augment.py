@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.families.edm.warping import warp
+from ddo_engine.families.protocol import BatchPart
 
 AUGMENT_DIM = 9
 _SCALE_STD = 0.2  # of log2 of the zoom
@@ -62,6 +63,10 @@ class AugmentationDraw:
     axis_gate_B: Tensor
     shift_2B: Tensor
     shift_gate_B: Tensor
+
+    def of_rows(self, rows: BatchPart) -> "AugmentationDraw":
+        """Return the draw for these rows of the batch."""
+        return AugmentationDraw(*(rows.rows_of(getattr(self, entry.name), dim=-1) for entry in fields(self)))
 
     def repeat(self, times: int) -> "AugmentationDraw":
         """Return the draw for several batches one after another: row i is augmented alike in all of them."""

@@ -10,6 +10,7 @@ from ddo_engine.families.diffusion.family import DiffusionFamily
 from ddo_engine.families.edm.augment import AUGMENT_DIM, augment, draw_augmentation
 from ddo_engine.families.edm.networks import build_network
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
+from ddo_engine.families.protocol import BatchPart
 from ddo_engine.spec import TrainingSettings
 
 
@@ -40,13 +41,19 @@ class EDMFamily(DiffusionFamily):
             )
 
     def augment(
-        self, x0_BCHW: Tensor, training: TrainingSettings, generator: torch.Generator, *, num_batches: int = 1
+        self,
+        x0_BCHW: Tensor,
+        training: TrainingSettings,
+        generator: torch.Generator,
+        rows: BatchPart,
+        *,
+        num_batches: int = 1,
     ) -> tuple[Tensor, Tensor | None]:
         """See :meth:`ddo_engine.families.diffusion.family.DiffusionFamily.augment`.
 
-        Draws :func:`ddo_engine.families.edm.augment.draw_augmentation` for one batch; with probability 0 nothing.
+        Draws :func:`ddo_engine.families.edm.augment.draw_augmentation` for the whole batch; with probability 0 nothing.
         """
         if training.augment_probability == 0:
             return x0_BCHW, None
-        draw = draw_augmentation(len(x0_BCHW) // num_batches, generator).repeat(num_batches)
+        draw = draw_augmentation(rows.batch_size, generator).of_rows(rows).repeat(num_batches)
         return augment(x0_BCHW, draw, training.augment_probability)

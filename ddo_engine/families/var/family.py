@@ -19,6 +19,8 @@ from ddo_engine.spec import AutoregressiveSettings, SamplerSettings, TrainingSet
 # So many keep each of the full-size decoder's largest activations below 0.7 GB, and the rows of a call the same.
 IMAGES_OF_A_TOKENIZER_CALL = 16
 
+_NOT_DECAYING = ("pos_start", "pos_1LC", "lvl_embed", "scale_mul", "ada_gss")
+
 
 class VARFamily:
     """``VAR``, and its tokenizer ``VQVAE``."""
@@ -55,6 +57,13 @@ class VARFamily:
 
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """See :meth:`ddo_engine.families.protocol.Family.decays`: matrices do, but for embeddings of places.
+
+        Source: VAR's training (https://github.com/FoundationVision/VAR), which leaves out the same.
+        """
+        return parameter.ndim > 1 and not name.endswith("bias") and not any(part in name for part in _NOT_DECAYING)
 
     def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
         """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""
@@ -130,8 +139,8 @@ class VARFamily:
         var = _checked(model)
         labels_B = _labels_of(var, real)
         if labels_B is not None:
-            is_dropped_B = torch.rand(len(labels_B), generator=generator, device=labels_B.device) < var.cond_drop_rate
-            labels_B = labels_B.masked_fill(is_dropped_B, var.num_classes)
+            uniform_B = torch.rand(real.rows.batch_size, generator=generator, device=labels_B.device)
+            labels_B = labels_B.masked_fill(real.rows.rows_of(uniform_B) < var.cond_drop_rate, var.num_classes)
         return -var.log_likelihood(encoded(var.tokenizer, real.images_BCHW), labels_B)
 
 

@@ -128,9 +128,9 @@ def test_reference_model_is_frozen_and_in_no_state(inputs, tmp_path, monkeypatch
     seen = []
     original = DDOTrainingLoss.__call__
 
-    def watched(self, target_model, step):
+    def watched(self, target_model, step, rows):
         seen.append((self.reference_model, target_model))
-        return original(self, target_model, step)
+        return original(self, target_model, step, rows)
 
     monkeypatch.setattr(DDOTrainingLoss, "__call__", watched)
     run_in_process("train", inputs.train_spec(), tmp_path)
@@ -149,9 +149,9 @@ def test_real_and_fake_images_come_in_orders_of_their_own_that_follow_the_seed(i
     orders = []
     original = DDOTrainingLoss.__call__
 
-    def watched(self, target_model, step):
+    def watched(self, target_model, step, rows):
         orders.append([batches.order.indices(0, 90) for batches in (self.real, self.fake)])
-        return original(self, target_model, step)
+        return original(self, target_model, step, rows)
 
     monkeypatch.setattr(DDOTrainingLoss, "__call__", watched)
     for seed in (3, 4):
@@ -176,9 +176,9 @@ def test_reference_set_in_shards_trains_as_in_one_file(inputs, tmp_path):
 def test_loss_that_is_not_finite_ends_the_trial_before_it_reaches_the_weights(inputs, tmp_path, monkeypatch):
     original = DDOTrainingLoss.__call__
 
-    def broken_at_six(self, target_model, step):
-        loss, diagnostics = original(self, target_model, step)
-        return (loss * math.nan if step == 6 else loss), diagnostics
+    def broken_at_six(self, target_model, step, rows):
+        values = original(self, target_model, step, rows)
+        return values * math.nan if step == 6 else values
 
     monkeypatch.setattr(DDOTrainingLoss, "__call__", broken_at_six)
     before = {}
@@ -202,14 +202,16 @@ def test_loss_that_is_not_finite_ends_the_trial_before_it_reaches_the_weights(in
 def test_gradient_that_is_not_finite_ends_the_trial(inputs, tmp_path, monkeypatch):
     original = DDOTrainingLoss.__call__
 
-    def infinite_slope(self, target_model, step):
-        loss, diagnostics = original(self, target_model, step)
+    def infinite_slope(self, target_model, step, rows):
+        values = original(self, target_model, step, rows)
         weight = next(target_model.parameters()).flatten()[0]
-        return loss + (weight - weight.detach()).abs().sqrt() * (1 if step == 2 else 0), diagnostics
+        return values + (weight - weight.detach()).abs().sqrt() if step == 2 else values
 
     monkeypatch.setattr(DDOTrainingLoss, "__call__", infinite_slope)
     with pytest.raises(NonFiniteLoss, match="the gradient is not finite after"):
-        run_in_process("train", inputs.train_spec(), tmp_path)
+        run_in_process("train", inputs.train_spec(), tmp_path / "stop")
+    events = run_in_process("train", inputs.train_spec(training={"non_finite_gradients": "replace"}), tmp_path / "go")
+    assert [event["values"]["replaced_gradients"] for event in of_type(events, "metric")][:4] == [0, 0, 1, 0]
 
 
 EDM2_TRAINING = {
@@ -234,7 +236,7 @@ def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_
     inputs, tmp_path, monkeypatch, training, expected_rates, expected_decays
 ):
     decays, rates = [], []
-    adam_step, average = torch.optim.Adam.step, update_ema
+    adam_step, average = torch.optim.AdamW.step, update_ema
 
     def watched_step(self, *args, **kwargs):
         rates.append(self.param_groups[0]["lr"])
@@ -244,7 +246,7 @@ def test_every_step_uses_the_learning_rate_that_it_reports_and_the_decay_of_its_
         decays.append(decay)
         average(ema_model, model, decay)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", watched_step)
+    monkeypatch.setattr(torch.optim.AdamW, "step", watched_step)
     monkeypatch.setattr("ddo_engine.trial.update_ema", watched_average)
     events = run_in_process("train", inputs.train_spec(training=training), tmp_path)
     assert rates == pytest.approx(expected_rates)
@@ -331,3 +333,35 @@ def test_weights_that_give_infinite_outputs_diverge_at_the_first_step(inputs, tm
     with pytest.raises(NonFiniteLoss, match="after 0 steps"):
         run_in_process("train", inputs.train_spec(checkpoint=str(tmp_path / "huge.safetensors")), tmp_path / "run")
     assert not list((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize("rows", [1, 5, 16])
+@pytest.mark.parametrize("objective", [{"kind": "ddo", "alpha": 2.0, "beta": 0.5}, {"kind": "mle"}])
+def test_micro_batches_train_like_the_whole_batch(inputs, tmp_path, objective, rows):
+    weights, means = [], []
+    for name, micro_batch_size in (("whole", None), ("parts", rows)):
+        spec = inputs.train_spec(objective=objective, training={"micro_batch_size": micro_batch_size})
+        if objective["kind"] == "mle":
+            del spec["reference_set"]
+        (tmp_path / name).mkdir()
+        means.append(of_type(run_in_process("train", spec, tmp_path / name), "metric")[-1]["values"])
+        weights.append(read_state(tmp_path / name / "state.safetensors").tensors)
+    assert means[1] == pytest.approx(means[0], rel=1e-3, abs=1e-3)
+    for name, tensor in weights[0].items():
+        if name.startswith("target."):
+            torch.testing.assert_close(weights[1][name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_gradients_are_shortened_to_the_largest_norm(inputs, tmp_path):
+    # Adam does not see the length of gradients but for eps: with a large one, steps are proportional to them.
+    def moved_by(name: str, **training) -> float:
+        (tmp_path / name).mkdir()
+        spec = inputs.train_spec(training={"kimg": 0.016, "adam_eps": 1.0, "warmup_kimg": 0, **training})
+        run_in_process("train", spec, tmp_path / name)
+        target = read_state(tmp_path / name / "state.safetensors").tensors
+        base = load_checkpoint(inputs.checkpoint).model.state_dict()
+        return math.sqrt(sum((target[f"target.{key}"] - value).square().sum().item() for key, value in base.items()))
+
+    free = moved_by("free")
+    assert moved_by("clipped", max_gradient_norm=1e-3) < 0.2 * free
+    assert moved_by("longer", max_gradient_norm=1e6) == free

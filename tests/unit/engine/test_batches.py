@@ -52,7 +52,7 @@ def dataset(num_images, *, labels=True, channels=1, offset=0):
 
 def test_batch_holds_the_images_of_the_order_with_their_labels():
     source = BatchSource(dataset(7), DataOrder(7, 0, "real"), 4, torch.device("cpu"))
-    batch = source.batch(2)
+    batch = source.batch(2, range(source.batch_size))
     indices = DataOrder(7, 0, "real").indices(2, 4)
     assert batch.images_BCHW[:, 0, 0, 0].tolist() == indices.tolist()
     assert batch.labels_B.tolist() == (indices % 3).tolist()

@@ -9,6 +9,7 @@ from torch import nn
 
 from ddo_engine.ema import update_ema
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
+from ddo_engine.families import get_family
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
 from ddo_engine.state_file import SavedState, read_state, write_state
@@ -26,7 +27,7 @@ def base_model(width=5):
 
 
 def fresh(width=5):
-    return TrainingState.fresh(base_model(width), TRAINING, ("loss", "accuracy"))
+    return TrainingState.fresh(get_family("edm"), base_model(width), TRAINING, ("loss", "accuracy"))
 
 
 def advance(state, steps):
@@ -62,7 +63,7 @@ def test_numerics_tell_machines_and_engines_apart_that_may_give_other_bits(monke
 
 def test_fresh_state_has_target_and_average_equal_to_the_base():
     base = base_model()
-    state = TrainingState.fresh(base, TRAINING, ("loss", "accuracy"))
+    state = TrainingState.fresh(get_family("edm"), base, TRAINING, ("loss", "accuracy"))
     for model in (state.target_model, state.ema_model):
         assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in base.state_dict().items())
         assert not any(module.training for module in model.modules())
