@@ -41,7 +41,7 @@ class DDOTrainingLoss:
         reference_model: Frozen; it generated the fakes. No optimizer, average or state file knows it.
         real: Dataset images.
         fake: Images of the reference set, loaded as the dataset's are.
-        objective: alpha and beta.
+        objective: alpha and beta. A beta yet to be found stands for its limit of 0, which is what the probe trains.
         training: Noise distribution.
         seed: The run's seed.
     """
@@ -55,16 +55,21 @@ class DDOTrainingLoss:
     seed: int
 
     @property
+    def beta(self) -> float | None:
+        """The scale of the ratio; None while it is to be found."""
+        return None if self.objective.beta == "auto" else self.objective.beta
+
+    @property
     def diagnostics(self) -> tuple[str, ...]:
         """Names of the fields of :class:`ddo_engine.objective.RatioDiagnostics`."""
         return tuple(entry.name for entry in fields(RatioDiagnostics))
 
     def __call__(self, target_model: nn.Module, step: int, rows: range) -> Tensor:
-        """Return eq. 13 (eq. 43 for diffusion), and the ratios on real and on fake images, of these rows.
+        """Return eq. 13 (eq. 43 for diffusion), the ratios on real and on fake images, and the reference's loss.
 
         Source: arXiv:2503.01103.
         """
-        real_ratio_B, fake_ratio_B = self.family.log_likelihood_ratios(
+        real_ratio_B, fake_ratio_B, reference_loss_B = self.family.log_likelihood_ratios(
             target_model,
             self.reference_model,
             self.real.batch(step, rows),
@@ -72,13 +77,13 @@ class DDOTrainingLoss:
             self.training,
             generator_for(self.real.device, self.seed, "noise", step),
         )
-        loss_B = ddo_loss(real_ratio_B, fake_ratio_B, alpha=self.objective.alpha, beta=self.objective.beta)
-        return torch.stack([loss_B, real_ratio_B.detach(), fake_ratio_B.detach()], dim=1)
+        loss_B = ddo_loss(real_ratio_B, fake_ratio_B, alpha=self.objective.alpha, beta=self.beta)
+        return torch.stack([loss_B, real_ratio_B.detach(), fake_ratio_B.detach(), reference_loss_B], dim=1)
 
     def summary(self, values_BK: Tensor) -> tuple[Tensor, ...]:
         """Return :class:`ddo_engine.objective.RatioDiagnostics`, field by field."""
-        _, real_ratio_B, fake_ratio_B = values_BK.unbind(1)
-        summary = ratio_diagnostics(real_ratio_B, fake_ratio_B, beta=self.objective.beta)
+        _, real_ratio_B, fake_ratio_B, reference_loss_B = values_BK.unbind(1)
+        summary = ratio_diagnostics(real_ratio_B, fake_ratio_B, reference_loss_B, beta=self.beta)
         return tuple(getattr(summary, name) for name in self.diagnostics)
 
 

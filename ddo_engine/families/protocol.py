@@ -10,7 +10,7 @@ likes inside.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,22 @@ class LabelledImages:
         """Which rows of the step's batch these are."""
         num_rows = len(self.images_BCHW)
         return BatchPart(0, num_rows, num_rows) if self.part is None else self.part
+
+
+class LikelihoodRatios(NamedTuple):
+    """What a family finds on one batch of real and one of fake images, row by row. Each of shape (B,), float32.
+
+    Attributes:
+        real_B: log p_theta − log p_ref on dataset images, nats; carries the target's gradient.
+        fake_B: The same on images of the reference model.
+        reference_loss_B: What the reference loses on the dataset images: for diffusion its squared error, summed over
+            C·H·W and weighed as the ratio's; else its negative log-likelihood, nats. Minus the ratio it is the
+            target's. For the diagnostics; no gradient.
+    """
+
+    real_B: Tensor
+    fake_B: Tensor
+    reference_loss_B: Tensor
 
 
 class ImageModel(Protocol):
@@ -176,14 +192,14 @@ class Family(Protocol):
         fake: LabelledImages,
         training: TrainingSettings,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> LikelihoodRatios:
         """Return log p_theta − log p_ref in nats (for diffusion a one-sample ELBO estimate), real and fake.
 
         Target and reference see the same noise, and row i of ``fake`` reuses the noise of row i of ``real``. Both
         hold the same rows of their batches (:class:`BatchPart`).
 
         Returns:
-            Two float32 tensors of shape (B,); gradients flow into ``target_model`` only.
+            float32; gradients flow into ``target_model`` only.
 
         Source: arXiv:2503.01103, eqs. 14–16 and 43 (diffusion), eq. 1 (autoregressive).
         """

@@ -7,13 +7,15 @@ from pydantic import Field, field_validator, model_validator
 from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
 from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
 
+Beta = Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"]
+
 
 class DDOObjective(Settings):
     """The DDO loss, arXiv:2503.01103 eq. 13: alpha weighs the fake term, beta scales the log-likelihood ratio."""
 
     kind: Literal["ddo"] = "ddo"
     alpha: float = Field(ge=0, le=1e6)
-    beta: float = Field(gt=0, le=1e6)
+    beta: Beta = Field(description="'auto': found by a short probe before the trial, see training.probe_kimg.")
 
 
 class MLEObjective(Settings):

@@ -52,7 +52,7 @@ def test_diffusion_loss_of_every_setting_equals_golden(name: str) -> None:
 def test_diagnostics_of_every_setting_equal_golden(name: str) -> None:
     case = CASES[name]
     real_ratio_B, fake_ratio_B = tensor(NAME, "delta_data"), tensor(NAME, "delta_ref")
-    summary = ratio_diagnostics(real_ratio_B, fake_ratio_B, beta=case["beta"])
+    summary = ratio_diagnostics(real_ratio_B, fake_ratio_B, torch.zeros(()), beta=case["beta"])
     assert summary.loss_real.item() == pytest.approx(case["loss_data_mean"], rel=1e-9)
     weighted = case["alpha"] * summary.loss_fake.item()
     assert weighted == pytest.approx(case["alpha_weighted_loss_ref_mean"], rel=1e-9)

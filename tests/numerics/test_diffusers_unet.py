@@ -204,14 +204,14 @@ def test_ratio_of_equal_models_is_zero_and_gradients_reach_every_weight_of_the_t
     images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
     real, fake = (LabelledImages(images.flip(dims), torch.tensor([0, 1, 2, 1])) for dims in ((), (3,)))
     training = TrainingSettings(kimg=1, batch_size=4, learning_rate=1e-3, ema_half_life_kimg=1, evaluate_every_kimg=1)
-    real_B, fake_B = family.log_likelihood_ratios(
+    real_B, fake_B, _ = family.log_likelihood_ratios(
         target, reference, real, fake, training, torch.Generator().manual_seed(0)
     )
     assert real_B.tolist() == fake_B.tolist() == [0.0] * 4
     with torch.no_grad():
         for parameter in reference.parameters():
             parameter.add_(0.01 * torch.randn_like(parameter))
-    real_B, fake_B = family.log_likelihood_ratios(
+    real_B, fake_B, _ = family.log_likelihood_ratios(
         target, reference, real, fake, training, torch.Generator().manual_seed(0)
     )
     assert bool((real_B != 0).all())

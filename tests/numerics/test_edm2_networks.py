@@ -177,7 +177,7 @@ def test_edm2_ratios_of_equal_models_are_zero_even_in_training_mode_with_dropout
     reference = copy.deepcopy(target)
     target.train()
     batch = LabelledImages(torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8), torch.arange(4))
-    real, fake = get_family("edm2").log_likelihood_ratios(
+    real, fake, _ = get_family("edm2").log_likelihood_ratios(
         target, reference, batch, batch, TRAINING, torch.Generator().manual_seed(0)
     )
     assert torch.equal(real, torch.zeros(4))

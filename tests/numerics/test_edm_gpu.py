@@ -81,7 +81,7 @@ def test_ratios_and_their_gradients_on_cuda_equal_cpu_though_tf32_was_on(name, m
         ratios = FAMILY.log_likelihood_ratios(
             target, reference.to(device), batch, batch, TRAINING, torch.Generator(device)
         )
-        sum(ratio.sum() for ratio in ratios).backward()
+        sum(ratio.sum() for ratio in ratios[:2]).backward()
         gradients = [p.grad.cpu().clone() for p in target.parameters() if p.grad is not None]
         return torch.cat(ratios).detach().cpu(), gradients
 
@@ -110,7 +110,7 @@ def test_ratios_with_a_generator_on_cuda_repeat_themselves_to_the_bit():
 
     assert torch.equal(once(), once())
     generator = torch.Generator("cuda").manual_seed(3)
-    real_B, fake_B = FAMILY.log_likelihood_ratios(other, other, batch, batch, TRAINING, generator)
+    real_B, fake_B, _ = FAMILY.log_likelihood_ratios(other, other, batch, batch, TRAINING, generator)
     assert not real_B.any()
     assert not fake_B.any()
 
@@ -136,7 +136,7 @@ def test_training_and_sampling_in_deterministic_mode_repeat_themselves_to_the_bi
     def once():
         target.zero_grad()
         generator = torch.Generator("cuda").manual_seed(3)
-        real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, batch, batch, TRAINING, generator)
+        real_B, fake_B, _ = FAMILY.log_likelihood_ratios(target, reference, batch, batch, TRAINING, generator)
         loss_B = FAMILY.pretraining_loss(target, batch, TRAINING, generator)
         (real_B.sum() - 2 * fake_B.sum() + loss_B.sum()).backward()
         gradients = [p.grad.clone() for p in target.parameters() if p.grad is not None]

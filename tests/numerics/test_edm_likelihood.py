@@ -163,7 +163,7 @@ def dropout_model():
 
 def test_ratios_of_equal_models_in_training_mode_are_exactly_zero():
     target, reference = dropout_model(), dropout_model()
-    real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
+    real_B, fake_B, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
     assert real_B.tolist() == fake_B.tolist() == [0, 0, 0]
     loss = ddo_loss(real_B, fake_B, alpha=4, beta=0.1).mean()
     assert float(loss.detach()) == pytest.approx(5 * np.log(2))
@@ -180,7 +180,7 @@ def test_ratios_would_be_noise_if_dropout_were_on():
 def test_ratios_give_the_target_a_gradient_and_the_reference_none():
     reference = golden_model(MODEL)
     target = moved(reference)
-    real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
+    real_B, fake_B, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
     assert real_B.shape == fake_B.shape == (3,)
     assert real_B.dtype == fake_B.dtype == torch.float32
     (real_B.sum() - 2 * fake_B.sum()).backward()
@@ -206,10 +206,10 @@ def test_ratios_of_fake_rows_reuse_the_noise_of_the_real_rows():
     reference = golden_model(MODEL)
     target = moved(reference)
     with torch.no_grad():
-        real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, REAL, REAL, TRAINING, generator())
+        real_B, fake_B, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, REAL, TRAINING, generator())
         torch.testing.assert_close(real_B, fake_B, rtol=1e-5, atol=1e-3)
-        a, b = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
-        d, c = FAMILY.log_likelihood_ratios(target, reference, FAKE, REAL, TRAINING, generator())
+        a, b, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
+        d, c, _ = FAMILY.log_likelihood_ratios(target, reference, FAKE, REAL, TRAINING, generator())
     torch.testing.assert_close((a, b), (c, d), rtol=1e-5, atol=1e-3)
     assert (a - b).abs().min() > 0.1
 
@@ -219,10 +219,22 @@ def test_ratios_use_the_labels_of_each_row():
     target = moved(reference)
     relabelled = LabelledImages(FAKE.images_BCHW, (FAKE.labels_B + 1) % 10)
     with torch.no_grad():
-        real_B, fake_B = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
-        same_B, other_B = FAMILY.log_likelihood_ratios(target, reference, REAL, relabelled, TRAINING, generator())
+        real_B, fake_B, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
+        same_B, other_B, _ = FAMILY.log_likelihood_ratios(target, reference, REAL, relabelled, TRAINING, generator())
     torch.testing.assert_close(real_B, same_B, rtol=1e-5, atol=1e-3)
     assert ((fake_B - other_B).abs() > 0.01).all()
+
+
+def test_reference_loss_is_the_references_own_and_less_the_ratio_the_targets():
+    reference = golden_model(MODEL)
+    target = moved(reference)
+    with torch.no_grad():
+        real_B, _, loss_B = FAMILY.log_likelihood_ratios(target, reference, REAL, FAKE, TRAINING, generator())
+        of_reference_B = FAMILY.pretraining_loss(reference, REAL, TRAINING, generator())
+        of_target_B = FAMILY.pretraining_loss(target, REAL, TRAINING, generator())
+    torch.testing.assert_close(loss_B, of_reference_B)
+    torch.testing.assert_close(loss_B - real_B, of_target_B)
+    assert not loss_B.requires_grad
 
 
 def test_ratios_under_autocast_stay_in_float32():

@@ -20,7 +20,7 @@ def generator(seed=0):
 
 
 def ratios(target, reference, real, fake):
-    return FAMILY.log_likelihood_ratios(target, reference, real, fake, TRAINING, generator())
+    return FAMILY.log_likelihood_ratios(target, reference, real, fake, TRAINING, generator())[:2]
 
 
 def shifted(model, size=0.01):
@@ -139,3 +139,13 @@ def test_training_by_the_pretraining_loss_learns():
         FAMILY.constrain_(model)
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_reference_loss_is_the_references_negative_log_likelihood_of_the_real_images():
+    reference = tiny_var()
+    target, real, fake = shifted(reference), random_images(3), random_images(2, seed=1)
+    with torch.no_grad():
+        real_B, _, loss_B = FAMILY.log_likelihood_ratios(target, reference, real, fake, TRAINING, generator())
+        tokens_BL = reference.tokenizer.encode(real.images_BCHW)
+        torch.testing.assert_close(loss_B, -reference.log_likelihood(tokens_BL, real.labels_B))
+        torch.testing.assert_close(loss_B - real_B, -target.log_likelihood(tokens_BL, real.labels_B))

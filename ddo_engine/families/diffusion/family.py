@@ -14,14 +14,14 @@ from ddo_engine.families.diffusion.guidance import computing_in, guide_of, guide
 from ddo_engine.families.diffusion.heun import heun, noise_levels
 from ddo_engine.families.diffusion.likelihood import (
     NoiseDraw,
+    compare_at_noise,
     denoising_loss,
     draw_noise,
-    log_likelihood_ratio_estimate,
 )
 from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
-from ddo_engine.families.protocol import BatchPart, LabelledImages
+from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios
 from ddo_engine.spec import AutoregressiveSettings, DPMSolverSettings, HeunSettings, SamplerSettings, TrainingSettings
 
 
@@ -180,7 +180,7 @@ class DiffusionFamily:
         fake: LabelledImages,
         training: TrainingSettings,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> LikelihoodRatios:
         """See :meth:`ddo_engine.families.protocol.Family.log_likelihood_ratios`.
 
         One forward pass of 2B rows per network, both without dropout whatever mode they are in. Randomness, in this
@@ -210,9 +210,9 @@ class DiffusionFamily:
         labels_B = _labels_of(target, real, fake)
         twice = NoiseDraw(noise.t_B.repeat(2), noise.eps_BCHW.repeat(2, 1, 1, 1), augment_labels_BA)
         with dropout_off(target, reference):
-            ratios_B = log_likelihood_ratio_estimate(target, reference, x0_BCHW, labels_B, twice)
+            ratios_B, reference_loss_B = compare_at_noise(target, reference, x0_BCHW, labels_B, twice)
         real_B, fake_B = ratios_B.chunk(2)
-        return real_B, fake_B
+        return LikelihoodRatios(real_B, fake_B, reference_loss_B[: rows.num_rows])
 
     def pretraining_loss(
         self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator

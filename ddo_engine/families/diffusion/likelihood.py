@@ -71,22 +71,34 @@ def log_likelihood_ratio_estimate(
     labels_B: Tensor | None,
     noise: NoiseDraw,
 ) -> Tensor:
-    """Return ``−(‖F_theta − F‖² − ‖F_ref − F‖²)``, summed over C·H·W, both networks at the same noise and labels.
+    """Return the first of what :func:`compare_at_noise` returns."""
+    return compare_at_noise(target_model, reference_model, x0_BCHW, labels_B, noise)[0]
+
+
+def compare_at_noise(
+    target_model: Denoiser,
+    reference_model: Denoiser,
+    x0_BCHW: Tensor,
+    labels_B: Tensor | None,
+    noise: NoiseDraw,
+) -> tuple[Tensor, Tensor]:
+    """Return ``−(‖F_theta − F‖² − ‖F_ref − F‖²)`` and ``‖F_ref − F‖²``, both networks at the same noise and labels.
 
     Evaluated as ``sum (F_ref − F_theta)(F_ref + F_theta − 2F)``: the two norms are nearly equal, and their difference
     would carry the rounding of both sums.
 
     Returns:
-        One-sample ELBO estimate of log p_theta − log p_ref in nats. Shape (B,), float32. Gradients flow into
-        ``target_model`` only.
+        One-sample ELBO estimate of log p_theta − log p_ref in nats, whose gradients flow into ``target_model`` only;
+        and the squared error of the reference, without gradient. Summed over C·H·W, shape (B,), float32.
 
     Source: arXiv:2503.01103, eqs. 14–16 and 43.
     """
     with torch.no_grad():
         reference = _free_form_at_noise(reference_model, x0_BCHW, labels_B, noise)
         F_BCHW = target_model.free_form_target(x0_BCHW, noise.t_B, noise.eps_BCHW)
+        reference_loss_B = (reference - F_BCHW).square().flatten(1).sum(1)
     target = _free_form_at_noise(target_model, x0_BCHW, labels_B, noise)
-    return ((reference - target) * (reference + target - 2 * F_BCHW)).flatten(1).sum(1)
+    return ((reference - target) * (reference + target - 2 * F_BCHW)).flatten(1).sum(1), reference_loss_B
 
 
 def _free_form_at_noise(model: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.precision import forbid_tf32
-from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.families.protocol import LabelledImages, LikelihoodRatios
 from ddo_engine.families.var.networks import build_network
 from ddo_engine.families.var.noise import SampleNoise
 from ddo_engine.families.var.sampling import sample_tokens
@@ -102,7 +102,7 @@ class VARFamily:
         fake: LabelledImages,
         training: TrainingSettings,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> LikelihoodRatios:
         """See :meth:`ddo_engine.families.protocol.Family.log_likelihood_ratios`. Exact; draws nothing.
 
         The difference is taken token by token: those of whole images are differences of nearly equal sums.
@@ -121,7 +121,7 @@ class VARFamily:
         target_BL = target.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ)
         ratios_B = (target_BL - reference_BL).sum(1)
         real_B, fake_B = torch.split(ratios_B, [len(real.images_BCHW), len(fake.images_BCHW)])
-        return real_B, fake_B
+        return LikelihoodRatios(real_B, fake_B, -reference_BL[: len(real_B)].sum(1))
 
     def pretraining_loss(
         self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator

@@ -325,7 +325,7 @@ def test_ratio_on_latents_takes_data_and_decoded_fakes_through_the_same_encoder(
     training = TrainingSettings(kimg=1, batch_size=9, learning_rate=1e-3, ema_half_life_kimg=1, evaluate_every_kimg=1)
     other = load_checkpoint(tmp_path / "model.safetensors")
     for equal in (True, False):
-        real_B, fake_B = checkpoint.family.log_likelihood_ratios(
+        real_B, fake_B, _ = checkpoint.family.log_likelihood_ratios(
             checkpoint.model, other.model, real, fake, training, torch.Generator().manual_seed(1)
         )
         assert real_B.shape == fake_B.shape == (9,)

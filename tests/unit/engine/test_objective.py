@@ -38,23 +38,37 @@ def test_loss_of_huge_ratios_stays_finite_with_bounded_gradient():
     torch.testing.assert_close(fake_B.grad, torch.tensor([2.0, 0.0]))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 1.0, 5.0])
+def test_loss_without_beta_is_the_limit_of_the_loss_per_beta(alpha):
+    real_B, fake_B = torch.tensor([0.3, -1.0, 2.0]).double(), torch.tensor([1.0, 0.5, -0.5]).double()
+    limit_B = ddo_loss(real_B, fake_B, alpha=alpha, beta=None)
+    for beta in (1e-3, 1e-5):
+        per_beta_B = (ddo_loss(real_B, fake_B, alpha=alpha, beta=beta) - (1 + alpha) * math.log(2)) / beta
+        # what is left out is beta / 8 (real² + alpha fake²)
+        torch.testing.assert_close(per_beta_B, limit_B, rtol=0, atol=beta * (1 + alpha))
+
+
 def test_diagnostics_of_known_ratios_are_their_moments_and_accuracy():
-    summary = ratio_diagnostics(torch.tensor([1.0, 3.0, -1.0, 0.0]), torch.tensor([-2.0, -4.0, 1.0, -1.0]), beta=0.5)
-    assert summary.ratio_real_mean.item() == pytest.approx(0.75)
-    assert summary.ratio_real_std.item() == pytest.approx(math.sqrt(2.1875))
-    assert summary.ratio_fake_mean.item() == pytest.approx(-1.5)
-    assert summary.ratio_fake_std.item() == pytest.approx(math.sqrt(3.25))
+    real_B, fake_B = torch.tensor([1.0, 7.0, -1.0, 0.0]), torch.tensor([-2.0, -8.0, 1.0, -6.5])
+    summary = ratio_diagnostics(real_B, fake_B, torch.tensor([10.0, 20.0, 30.0, 40.0]), beta=0.5)
+    assert summary.ratio_real_mean.item() == pytest.approx(1.75)
+    assert summary.ratio_real_std.item() == pytest.approx(math.sqrt(51 / 4 - 1.75**2))
+    assert summary.ratio_fake_mean.item() == pytest.approx(-3.875)
+    assert summary.ratio_fake_std.item() == pytest.approx(math.sqrt(111.25 / 4 - 3.875**2))
     assert summary.discriminator_accuracy.item() == pytest.approx((2.5 / 4 + 3 / 4) / 2)
-    expected = sum(math.log1p(math.exp(-0.5 * ratio)) for ratio in (1.0, 3.0, -1.0, 0.0)) / 4
+    expected = sum(math.log1p(math.exp(-0.5 * ratio)) for ratio in (1.0, 7.0, -1.0, 0.0)) / 4
     assert summary.loss_real.item() == pytest.approx(expected)
+    assert summary.saturated_share.item() == pytest.approx((1 / 4 + 2 / 4) / 2)
+    assert summary.reference_loss.item() == 25.0
+    assert summary.target_loss.item() == 25.0 - 1.75
 
 
 def test_diagnostics_of_equal_models_say_that_nothing_is_told_apart():
-    summary = ratio_diagnostics(torch.zeros(3), torch.zeros(3), beta=1.0)
+    summary = ratio_diagnostics(torch.zeros(3), torch.zeros(3), torch.ones(3), beta=1.0)
     assert summary.discriminator_accuracy.item() == 0.5
     assert summary.ratio_fake_std.item() == 0.0
 
 
 def test_diagnostics_of_a_single_row_are_finite():
-    summary = ratio_diagnostics(torch.ones(1), torch.ones(1), beta=1.0)
+    summary = ratio_diagnostics(torch.ones(1), torch.ones(1), torch.ones(1), beta=1.0)
     assert summary.ratio_real_std.item() == 0.0

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ddo_engine.batches import BatchSource, DataOrder
 from ddo_engine.data import InMemoryDataset
-from ddo_engine.families.protocol import BatchPart, LabelledImages
+from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios
 from ddo_engine.spec import DDOObjective, TrainingSettings
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 
@@ -30,10 +30,10 @@ class RecordingFamily:
         fake: LabelledImages,
         training: TrainingSettings,
         generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> LikelihoodRatios:
         self.noise.append(torch.randn(6, generator=generator))
         self.batches.append((real, fake))
-        return torch.zeros(real.rows.num_rows), torch.zeros(real.rows.num_rows)
+        return LikelihoodRatios(*torch.zeros(3, real.rows.num_rows))
 
     def pretraining_loss(
         self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator
