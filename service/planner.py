@@ -3,6 +3,8 @@
     validate ──> round 0: baseline ─────────────────────────┐
              └─> round 1: reference shards ─> trials ─> (confirm) ─> winner ─> round 2: reference shards ─> …
 
+A job whose fakes are drawn online has no reference shards.
+
 Round 0 measures the base while round 1 already runs; no later round completes before it. ``plan`` is called until it
 asks for nothing more, and asks for a thing only where its row is missing, so that calling it again is harmless.
 """
@@ -125,6 +127,8 @@ def _round(job: JobView) -> list[Action]:
 
 def _generate(job: JobView, current: RoundView) -> list[Action]:
     wanted = job.spec.reference_set
+    if wanted.kind == "online":
+        return [MoveRound(current.index, RoundStatus.GENERATING)]
     bounds = [shard * wanted.num_samples // wanted.shards for shard in range(wanted.shards + 1)]
     first_seed = reference_set_seed(job.spec, current.index)
     units: list[Action] = [
@@ -152,6 +156,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
     shards = job.units_of(UnitKind.REFERENCE, current.index)
     if not _all(shards, UnitStatus.SUCCEEDED):
         return []
+    wanted = job.spec.reference_set
     artifacts = tuple(shard.artifact for shard in shards if shard.artifact is not None)
     if len(artifacts) != len(shards):
         raise InconsistentRowsError("a unit that generates reference samples succeeded without storing them")
@@ -166,6 +171,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
                 guide=_inputs(job).guide,
                 dataset=_inputs(job).dataset,
                 reference_set=artifacts,
+                online_reference_set=wanted if wanted.kind == "online" else None,
                 feature_network=_inputs(job).feature_network,
                 objective=cell,
                 training=job.spec.training,

@@ -26,7 +26,12 @@ def reference_set_seed(spec: JobSpec, round_index: int) -> int:
 
     Args:
         round_index: In [1, ``spec.rounds``].
+
+    Raises:
+        ValueError: The job stores no reference set: its fakes are drawn online.
     """
+    if spec.reference_set.kind == "online":
+        raise ValueError("online fakes have no seeds of their own")
     used = spec.rounds * spec.reference_set.num_samples
     start = _FIRST_REFERENCE_SEED + _hash(f"reference:{spec.seed}") % (_END - _FIRST_REFERENCE_SEED - used + 1)
     return start + (round_index - 1) * spec.reference_set.num_samples

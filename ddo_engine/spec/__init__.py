@@ -9,8 +9,10 @@ Settings are reused, not mapped: ``TrainingSettings`` in a job is the same objec
 """
 
 from ddo_engine.spec.base import FileRef, PositiveFloat, Seed, Settings, Sha256, Uri, map_files
+from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.event import (
     ENGINE_EVENT,
+    BetaFound,
     CheckpointInfo,
     DatasetInfo,
     EngineEvent,
@@ -20,9 +22,11 @@ from ddo_engine.spec.event import (
     FileWritten,
     Finished,
     Metric,
+    Performance,
     Progress,
     Report,
     Started,
+    TrainingWarning,
 )
 from ddo_engine.spec.job import JobSpec
 from ddo_engine.spec.learning_rate import (
@@ -33,6 +37,7 @@ from ddo_engine.spec.learning_rate import (
     VARSchedule,
 )
 from ddo_engine.spec.location import as_written
+from ddo_engine.spec.reference_set import OfflineReferenceSet, OnlineReferenceSet, ReferenceSetSettings
 from ddo_engine.spec.sampler import (
     AutoregressiveSettings,
     DPMSolverSettings,
@@ -50,7 +55,6 @@ from ddo_engine.spec.settings import (
     Grid,
     MLEObjective,
     Objective,
-    ReferenceSetSettings,
     TrainingSettings,
 )
 from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpec, UnitSpec, ValidateSpec
@@ -60,6 +64,8 @@ __all__ = [
     "IMAGES_AS_STORED",
     "UNIT_SPEC",
     "AutoregressiveSettings",
+    "Beta",
+    "BetaFound",
     "CheckpointInfo",
     "ConfirmSettings",
     "CosineSchedule",
@@ -88,6 +94,9 @@ __all__ = [
     "MLEObjective",
     "Metric",
     "Objective",
+    "OfflineReferenceSet",
+    "OnlineReferenceSet",
+    "Performance",
     "PositiveFloat",
     "Progress",
     "ReferenceSetSettings",
@@ -99,6 +108,7 @@ __all__ = [
     "Started",
     "TrainSpec",
     "TrainingSettings",
+    "TrainingWarning",
     "UnitSpec",
     "Uri",
     "VARSchedule",

@@ -6,13 +6,13 @@ from pydantic import Field, model_validator
 
 from ddo_engine.presets import with_preset
 from ddo_engine.spec.base import Seed, Settings, Uri
+from ddo_engine.spec.reference_set import ReferenceSetSettings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import (
     ConfirmSettings,
     DatasetSettings,
     EvaluationSettings,
     Grid,
-    ReferenceSetSettings,
     TrainingSettings,
 )
 
@@ -49,6 +49,15 @@ class JobSpec(Settings):
     @classmethod
     def _fill_from_preset(cls, value: object) -> object:
         return with_preset(value) if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _fakes_can_be_drawn(self) -> Self:
+        if self.reference_set.kind == "online" and self.sampler.kind != "autoregressive":
+            raise ValueError(
+                f"reference_set.kind: 'online' draws fakes beside every batch, which a diffusion model (sampler "
+                f"{self.sampler.kind!r}) is too slow for: choose 'offline', and give num_samples"
+            )
+        return self
 
     @model_validator(mode="after")
     def _samples_suffice(self) -> Self:

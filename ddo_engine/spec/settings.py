@@ -5,10 +5,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
+from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
-
-Beta = Annotated[float, Field(gt=0, le=1e6)] | Literal["auto"]
-
 
 class DDOObjective(Settings):
     """The DDO loss, arXiv:2503.01103 eq. 13: alpha weighs the fake term, beta scales the log-likelihood ratio."""
@@ -95,6 +93,45 @@ class TrainingSettings(Settings):
         description="EMA by power function instead (EDM2): the standard deviation of its profile over the trial's "
         "images so far, as a share of them. 0.05 in the paper's EDM2 runs.",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32",
+        description="What networks compute in under autocast; ratios and losses are always float32. VAR only: float16, "
+        "with a loss scale, as the paper's VAR runs.",
+    )
+    label_dropout: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Share of rows that lose their label, so that guidance keeps working; VAR only. In DDO these rows "
+        "have alpha 0. None: 0.5 in DDO as in the paper, in MLE and CCA what the checkpoint was pretrained with.",
+    )
+    unconditional_rows: Literal["data_term", "mle"] = Field(
+        default="data_term",
+        description="What rows without label minimise: 'data_term' is DDO's; 'mle' its tangent at ratio 0, which is "
+        "beta / 2 times their negative log-likelihood and never saturates.",
+    )
+    normalise_by_alpha: bool | None = Field(
+        default=None,
+        description="Divide the DDO loss by max(alpha, 1), so that alphas differ in nothing but their balance of data "
+        "and fakes. None: yes for VAR, as its authors do, no for diffusion.",
+    )
+    ema_snapshot_stds: tuple[Annotated[float, Field(ge=0.001, le=0.28)], ...] = Field(
+        default=(),
+        max_length=8,
+        description="Averages by power function beside the one that is evaluated, each the weights again in memory; "
+        "written at every evaluation, so that `reconstruct` can put together one of any length.",
+    )
+    probe_kimg: PositiveFloat | None = Field(
+        default=None,
+        le=1e7,
+        description="Length of the probe that beta 'auto' is found by, in thousands of real images; None: a twentieth "
+        "of kimg.",
+    )
+    stop_when_saturated: bool = Field(
+        default=True,
+        description="End a DDO trial whose discriminator tells nearly all images apart for two windows of diagnostics "
+        "on end: nothing is left to learn at its beta. False: only warn.",
+    )
     P_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of log sigma.")
     P_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of log sigma.")
     augment_probability: float = Field(
@@ -138,6 +175,28 @@ class TrainingSettings(Settings):
     def _final_weight_decay_has_a_first(self) -> Self:
         if self.final_weight_decay is not None and self.weight_decay == 0:
             raise ValueError("final_weight_decay is where weight_decay goes: give weight_decay, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _scaled_gradients_are_left_alone(self) -> Self:
+        if self.precision == "float16" and self.non_finite_gradients == "replace":
+            raise ValueError(
+                "non_finite_gradients: precision 'float16' skips steps whose scaled gradient overflows, so there is "
+                "nothing to replace: leave it at 'stop'"
+            )
+        return self
+
+    @field_validator("ema_snapshot_stds")
+    @classmethod
+    def _averages_differ(cls, stds: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(stds)) != len(stds):
+            raise ValueError("lengths repeat: each would be the same average twice")
+        return stds
+
+    @model_validator(mode="after")
+    def _probe_is_shorter_than_the_trial(self) -> Self:
+        if self.probe_kimg is not None and self.probe_kimg > self.kimg:
+            raise ValueError("probe_kimg must not exceed kimg")
         return self
 
     @model_validator(mode="after")
@@ -228,28 +287,17 @@ class DatasetSettings(DatasetReading):
         return DatasetReading(resolution=self.resolution, transform=self.transform, convert=self.convert)
 
 
-class ReferenceSetSettings(Settings):
-    """The offline samples of the reference model, drawn anew in every round."""
-
-    num_samples: int = Field(ge=1, le=10_000_000)
-    shards: int = Field(default=1, ge=1, le=64, description="Units of work the set is cut into.")
-
-    @model_validator(mode="after")
-    def _shards_hold_images(self) -> Self:
-        if self.shards > self.num_samples:
-            raise ValueError("more shards than samples: lower shards")
-        return self
-
-
 class Grid(Settings):
     """Every alpha with every beta: one trial each."""
 
     alpha: tuple[Annotated[float, Field(ge=0, le=1e6)], ...] = Field(min_length=1, max_length=32)
-    beta: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(min_length=1, max_length=32)
+    beta: tuple[Beta, ...] = Field(
+        min_length=1, max_length=32, description="'auto', which may stand beside numbers, is found by a short probe."
+    )
 
     @field_validator("alpha", "beta")
     @classmethod
-    def _distinct(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+    def _distinct(cls, values: tuple[float | str, ...]) -> tuple[float | str, ...]:
         if len(set(values)) != len(values):
             raise ValueError("values repeat: each would train the same trial twice")
         return values

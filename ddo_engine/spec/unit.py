@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
+from ddo_engine.spec.reference_set import OnlineReferenceSet
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, Objective, TrainingSettings
 
@@ -58,6 +59,9 @@ class TrainSpec(_WithModel):
     kind: Literal["trial"] = "trial"
     dataset: FileRef
     reference_set: tuple[FileRef, ...] = Field(default=(), description="Shards in order of their seeds. DDO only.")
+    online_reference_set: OnlineReferenceSet | None = Field(
+        default=None, description="Draw the fakes beside each batch instead. DDO only."
+    )
     feature_network: FileRef | None = None
     state: FileRef | None = Field(default=None, description="Training state to go on from.")
     objective: Objective
@@ -70,8 +74,12 @@ class TrainSpec(_WithModel):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.objective.kind == "ddo" and not self.reference_set:
-            raise ValueError("objective 'ddo' needs reference_set: run 'generate' first")
+        if self.objective.kind == "ddo" and not self.reference_set and self.online_reference_set is None:
+            raise ValueError(
+                "objective 'ddo' needs reference_set: run 'generate' first, or give online_reference_set (VAR)"
+            )
+        if self.reference_set and self.online_reference_set is not None:
+            raise ValueError("online_reference_set: fakes are stored or drawn: give it, or reference_set")
         if self.evaluation is not None and self.feature_network is None:
             raise ValueError("evaluation needs feature_network")
         return self

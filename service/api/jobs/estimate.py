@@ -1,13 +1,14 @@
 """What a job will cost, from its spec alone: the answer to ``POST /jobs?dry_run=true`` and the weights of its progress.
 
 Counted in network forward passes on one image, as the paper's costs compare best: a training step costs the target
-three (forward, and a backward of twice that) and the reference one, on the data and on as many fakes.
+three (forward, and a backward of twice that) and the reference one, on the data and on as many fakes. Fakes that are
+drawn online are part of the step; those of rows without label, which are not drawn, are counted all the same.
 """
 
 import math
 from dataclasses import dataclass
 
-from ddo_engine.spec import JobSpec, TrainingSettings
+from ddo_engine.spec import JobSpec, OfflineReferenceSet, TrainingSettings
 
 _PASSES_OF_A_DDO_STEP = 2 * (3 + 1)
 # weights, EMA weights and Adam's two moments
@@ -47,12 +48,18 @@ def unit_cost(spec: JobSpec) -> UnitCost:
     nfe, training = spec.sampler.nfe, spec.training
     confirm_samples = spec.confirm.num_samples if spec.confirm else 0
     trained_images = training.num_steps * training.batch_size
+    stored, nfe_of_a_fake = _stored(spec), spec.sampler.for_reference_set().nfe
+    passes_of_a_step = _PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
     return UnitCost(
         baseline=(spec.evaluation.num_samples + confirm_samples) * nfe,
-        reference=spec.reference_set.num_samples * spec.sampler.for_reference_set().nfe / spec.reference_set.shards,
-        trial=trained_images * _PASSES_OF_A_DDO_STEP + num_evaluations(training) * spec.evaluation.num_samples * nfe,
+        reference=0 if stored is None else stored.num_samples * nfe_of_a_fake / stored.shards,
+        trial=trained_images * passes_of_a_step + num_evaluations(training) * spec.evaluation.num_samples * nfe,
         confirm=confirm_samples * nfe,
     )
+
+
+def _stored(spec: JobSpec) -> OfflineReferenceSet | None:
+    return spec.reference_set if isinstance(spec.reference_set, OfflineReferenceSet) else None
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,11 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
     """
     trials_a_round, evaluations = len(spec.grid.cells), num_evaluations(spec.training)
     finalists = min(spec.confirm.finalists, trials_a_round) if spec.confirm else 0
+    stored = _stored(spec)
     units = {
         "validate": 1,
         "baseline": 1,
-        "reference": spec.rounds * spec.reference_set.shards,
+        "reference": spec.rounds * (stored.shards if stored else 0),
         "trial": spec.rounds * trials_a_round,
         "confirm": spec.rounds * finalists,
     }
@@ -90,7 +98,7 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
     cost = unit_cost(spec)
     sampled = (
         trials * evaluations * spec.evaluation.num_samples
-        + spec.rounds * spec.reference_set.num_samples
+        + (spec.rounds * stored.num_samples if stored else trained)
         + spec.evaluation.num_samples
         + (units["confirm"] + 1) * (spec.confirm.num_samples if spec.confirm else 0)
     )

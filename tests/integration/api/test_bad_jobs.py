@@ -108,7 +108,12 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
     ("learning rate above 1", put("training.learning_rate", 2), "validation_failed", "training.learning_rate"),
     ("Adam beta of 1", put("training.adam_betas", [0.9, 1.0]), "validation_failed", "training.adam_betas"),
     ("one Adam beta", put("training.adam_betas", [0.9]), "validation_failed", "training.adam_betas[1]"),
-    ("EMA half-life 0", put("training.ema_half_life_kimg", 0), "validation_failed", "training.ema_half_life_kimg"),
+    (
+        "EMA half-life below 0",
+        put("training.ema_half_life_kimg", -1),
+        "validation_failed",
+        "training.ema_half_life_kimg",
+    ),
     ("two averages", put("training.ema_std", 0.1), "validation_failed", "training"),
     ("no average", put("training.ema_half_life_kimg", None), "validation_failed", "training"),
     ("power average of everything", put("training.ema_std", 0.5), "validation_failed", "training.ema_std"),
@@ -136,6 +141,13 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
         put("reference_set", {"num_samples": 2, "shards": 3}),
         "validation_failed",
         "reference_set",
+    ),
+    ("reference set of no kind", put("reference_set", {"kind": "lazy"}), "validation_failed", "reference_set"),
+    (
+        "online fakes of a diffusion model",
+        put("reference_set", {"kind": "online"}),
+        "validation_failed",
+        "reference_set.kind",
     ),
     ("one sample", put("evaluation.num_samples", 1), "validation_failed", "evaluation.num_samples"),
     (

@@ -57,3 +57,19 @@ def test_estimate_of_the_papers_trial_finds_evaluation_to_cost_most() -> None:
 def test_estimate_counts_no_more_finalists_than_trials() -> None:
     spec: JobSpec = job_spec(confirm={"num_samples": 80, "finalists": 16})
     assert estimate(spec, checkpoint_bytes=0).units["confirm"] == 2 * 2
+
+
+def test_estimate_counts_online_fakes_in_the_trials_that_draw_them() -> None:
+    changes = {
+        "grid": {"alpha": [10.0], "beta": [0.02]},
+        "sampler": {"kind": "autoregressive", "num_scales": 10, "guidance_scale": 1.5},
+        "evaluation": {"num_samples": 50},
+    }
+    stored = job_spec(**changes, reference_set={"num_samples": 100})
+    drawn = job_spec(**changes, reference_set={"kind": "online"})
+    # 2000 images, each with a fake of ten scales without guidance
+    assert unit_cost(drawn).trial == unit_cost(stored).trial + 2000 * 10
+    assert (unit_cost(drawn).reference, unit_cost(stored).reference) == (0, 100 * 10)
+    plan = estimate(drawn, checkpoint_bytes=0)
+    assert plan.units["reference"] == 0
+    assert plan.generated_images == estimate(stored, checkpoint_bytes=0).generated_images - 2 * 100 + 2 * 2000

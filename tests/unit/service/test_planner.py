@@ -42,6 +42,24 @@ def test_plan_reference_shards_cover_the_set_without_overlap():
     assert seeds == list(range(seeds[0], seeds[0] + 101))
 
 
+def test_plan_online_fakes_need_no_reference_units():
+    online = {"kind": "online", "decode": False}
+    job = JobModel(job_spec(reference_set=online, sampler={"kind": "autoregressive"}))
+    _run(job, "validate-None-0")
+
+    assert not [unit for unit in job.view.units if unit.kind is UnitKind.REFERENCE]
+    assert job.view.rounds[1].status is RoundStatus.TRAINING
+    trial = job.specs["trial-1-0"]
+    assert isinstance(trial, TrainSpec)
+    assert trial.reference_set == ()
+    assert trial.online_reference_set.model_dump() == {"kind": "online", "decode": False, "batch_size": 64}
+
+
+def test_reference_seeds_of_online_fakes_do_not_exist():
+    with pytest.raises(ValueError, match="online"):
+        reference_set_seed(job_spec(reference_set={"kind": "online"}, sampler={"kind": "autoregressive"}), 1)
+
+
 def test_plan_trials_follow_the_grid():
     job = JobModel(job_spec())
     _to_trials(job)

@@ -21,13 +21,15 @@ class PlannerStates(RuleBasedStateMachine):
     """Units are claimed, requeued and end in every way, in every order; people cancel at any time."""
 
     @initialize(
-        rounds=st.integers(1, 3), alphas=st.integers(1, 3), shards=st.integers(1, 2), finalists=st.integers(0, 2)
+        rounds=st.integers(1, 3), alphas=st.integers(1, 3), shards=st.integers(0, 2), finalists=st.integers(0, 2)
     )
     def submit(self, rounds: int, alphas: int, shards: int, finalists: int) -> None:
         confirm = {"num_samples": 500, "finalists": finalists} if finalists else None
         grid = {"alpha": [float(index) for index in range(alphas)], "beta": [0.5]}
-        shape = {"num_samples": 10, "shards": shards}
-        self.job = JobModel(job_spec(rounds=rounds, grid=grid, reference_set=shape, confirm=confirm))
+        shape = {"num_samples": 10, "shards": shards} if shards else {"kind": "online"}
+        sampler = {"kind": "heun" if shards else "autoregressive"}
+        self.shards = shards
+        self.job = JobModel(job_spec(rounds=rounds, grid=grid, reference_set=shape, confirm=confirm, sampler=sampler))
 
     def _one_of(self, data: st.DataObject, status: UnitStatus):
         return data.draw(st.sampled_from(self.job.with_status(status)))
@@ -108,13 +110,13 @@ class PlannerStates(RuleBasedStateMachine):
 
     @invariant()
     def trials_have_their_whole_reference_set(self) -> None:
-        shards = self.job.view.spec.reference_set.shards
         for unit in self.job.view.units:
             if unit.kind is UnitKind.TRIAL:
                 spec = self.job.specs[unit.id]
                 assert isinstance(spec, TrainSpec)
-                expected = [f"object:artifact-reference-{unit.round_index}-{shard}" for shard in range(shards)]
+                expected = [f"object:artifact-reference-{unit.round_index}-{shard}" for shard in range(self.shards)]
                 assert [file.uri for file in spec.reference_set] == expected
+                assert (spec.online_reference_set is None) == (self.shards > 0)
 
     @invariant()
     def winner_has_the_lowest_deciding_fid(self) -> None:
