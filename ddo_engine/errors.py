@@ -7,6 +7,7 @@
     ├── InvalidFeatureNetwork       invalid_feature_network 65
     ├── IncompatibleInputs          incompatible_inputs     65
     ├── NonFiniteLoss               diverged                70
+    ├── DiscriminatorSaturated      saturated               70
     ├── OutOfMemory                 out_of_memory           71
     └── Interrupted                 interrupted             75   state written, run me again
 
@@ -77,6 +78,13 @@ class NonFiniteLoss(EngineError, ArithmeticError):
     """The loss, its gradient, a sample or a metric is NaN or infinite."""
 
     code = "diverged"
+    exit_status = 70
+
+
+class DiscriminatorSaturated(EngineError, ArithmeticError):
+    """The implicit discriminator tells nearly all images apart; what was written before is good."""
+
+    code = "saturated"
     exit_status = 70
 
 

@@ -14,6 +14,7 @@ class FileRole(StrEnum):
     CHECKPOINT = "checkpoint"
     STATE = "state"
     REFERENCE_SET = "reference_set"
+    SNAPSHOT = "snapshot"
 
 
 class Started(Settings):
@@ -44,6 +45,38 @@ class Metric(Settings):
     step: int = Field(ge=0)
     kimg: float = Field(ge=0)
     values: dict[str, float]
+
+
+class Performance(Settings):
+    """How fast and how large training was since the last such event: numbers of the machine, not of the run."""
+
+    type: Literal["performance"] = "performance"
+    step: int = Field(ge=0)
+    kimg: float = Field(ge=0)
+    images_per_second: float = Field(ge=0, description="Real images, while training: evaluations do not count.")
+    peak_memory_bytes: int = Field(ge=0)
+    memory: Literal["device", "process"] = Field(
+        description="'device': allocated on the GPU since the last such event; 'process': resident, since its start."
+    )
+
+
+class BetaFound(Settings):
+    """What the probe found for beta 'auto', before the trial started from the base."""
+
+    type: Literal["beta"] = "beta"
+    beta: float = Field(gt=0, description="1 / ratio_std, which the trial trains with.")
+    ratio_std: float = Field(gt=0, description="Of the log-likelihood ratio, in nats, at the end of the probe.")
+    num_steps: int = Field(ge=1, description="Optimizer steps of the probe.")
+
+
+class TrainingWarning(Settings):
+    """Something about a trial that deserves a look, said once per code and trial."""
+
+    type: Literal["warning"] = "warning"
+    code: Literal["discriminator_saturated", "discriminator_idle", "loss_on_data_doubled"]
+    message: str
+    step: int = Field(ge=0)
+    kimg: float = Field(ge=0)
 
 
 class Evaluated(Settings):
@@ -122,8 +155,29 @@ class Finished(Settings):
 
 
 EngineEvent = Annotated[
-    Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished, Field(discriminator="type")
+    Started
+    | Progress
+    | Metric
+    | Performance
+    | BetaFound
+    | TrainingWarning
+    | Evaluated
+    | FileWritten
+    | Report
+    | Failed
+    | Finished,
+    Field(discriminator="type"),
 ]
-ENGINE_EVENT: TypeAdapter[Started | Progress | Metric | Evaluated | FileWritten | Report | Failed | Finished] = (
-    TypeAdapter(EngineEvent)
-)
+ENGINE_EVENT: TypeAdapter[
+    Started
+    | Progress
+    | Metric
+    | Performance
+    | BetaFound
+    | TrainingWarning
+    | Evaluated
+    | FileWritten
+    | Report
+    | Failed
+    | Finished
+] = TypeAdapter(EngineEvent)
