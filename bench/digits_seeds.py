@@ -133,7 +133,7 @@ def main() -> int:
     console = Console(stderr=True, highlight=False)
     torch.set_num_threads(NUM_WORKERS)
     dataset, _ = make_dataset(out)
-    bench = Bench.load(out, ASSETS, PRESETS["digits"]["dataset"]["grey_levels"])
+    bench = Bench.load(out, ASSETS, PRESETS["digits"].settings["dataset"]["grey_levels"])
     with signals_as_exceptions():
         ddo_paths = finetune(out, dataset, range(arguments.seeds), console)
         control_paths = [continue_mle(out, dataset, seed) for seed in range(arguments.seeds)]

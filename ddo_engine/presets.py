@@ -1,12 +1,30 @@
-"""Named starting points for a job: settings that are known to work together. Imports no torch."""
+"""Named starting points for a job: settings that are known to work together. Imports no torch.
+
+One constant per preset. docs/presets.md says of every field where it comes from.
+"""
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
-    # Measured in docs/experiments.md: a 2x2 grid on 8x8 digits, two rounds, about a minute on two CPU cores.
-    "digits": {
+
+@dataclass(frozen=True)
+class Preset:
+    """Fields of a job, as JSON, and what they are for.
+
+    Attributes:
+        description: One or two sentences for people who choose.
+        settings: Fields of ``JobSpec``; those that a job gives itself win.
+    """
+
+    description: str
+    settings: Mapping[str, Any]
+
+
+_DIGITS = Preset(
+    "Handwritten digits of 8×8 pixels: two rounds of a 2×2 grid, about a minute on two CPU cores.",
+    {
         "dataset": {"grey_levels": 17},
         "rounds": 2,
         "grid": {"alpha": [2.0, 4.0], "beta": [0.3, 1.0]},
@@ -25,11 +43,18 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "evaluation": {"num_samples": 1000, "seed": 0, "neighbours": 5},
         "confirm": {"num_samples": 5000, "finalists": 2},
     },
-}
+)
+
+PRESETS: Mapping[str, Preset] = {"digits": _DIGITS}
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``below`` overlaid with ``above``, mapping by mapping; everything else is replaced whole."""
+    """Return ``below`` overlaid with ``above``, mapping by mapping; everything else is replaced whole.
+
+    A mapping of another ``kind`` is replaced whole too: the settings of one schedule are not those of another.
+    """
+    if "kind" in below and "kind" in above and below["kind"] != above["kind"]:
+        return dict(deepcopy(above))
     merged = dict(deepcopy(below))
     for key, value in above.items():
         under = merged.get(key)
@@ -48,4 +73,4 @@ def with_preset(body: Mapping[str, Any]) -> dict[str, Any]:
         return dict(body)
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset: there is no preset {name!r}; known: {', '.join(sorted(PRESETS))}")
-    return merge(PRESETS[name], body)
+    return merge(PRESETS[name].settings, body)

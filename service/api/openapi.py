@@ -109,7 +109,7 @@ def _model_schemas(model: type[Problem] | type[JobSpec]) -> dict[str, Any]:
 def _job_schemas() -> dict[str, Any]:
     schemas = _model_schemas(JobSpec)
     relaxed: dict[str, Any] = {}
-    _relax(_SPEC, list(PRESETS.values()), schemas, relaxed)
+    _relax(_SPEC, [preset.settings for preset in PRESETS.values()], schemas, relaxed)
     job = relaxed[_SPEC + _FROM_PRESET]
     job["required"] = ["preset", *job["required"]]
     job["properties"]["preset"] = {"type": "string", "enum": sorted(PRESETS), "description": "Settings to start from."}

@@ -17,10 +17,16 @@ class Preset(BaseModel):
     """Settings that are known to work together; a job that names the preset takes what it does not say itself."""
 
     name: str = Field(examples=["digits"])
+    description: str = Field(description="What it is for.")
     settings: dict[str, Any]
 
 
 @router.get("/presets", responses=documented(Unauthorized))
 def list_presets(_: CallerDep) -> Listed[Preset]:
     """List the presets by name."""
-    return Listed(data=[Preset(name=name, settings=dict(PRESETS[name])) for name in sorted(PRESETS)])
+    return Listed(
+        data=[
+            Preset(name=name, description=preset.description, settings=dict(preset.settings))
+            for name, preset in sorted(PRESETS.items())
+        ]
+    )
