@@ -52,7 +52,13 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
 
 
 def trial_provenance(
-    spec: TrainSpec, hashes: InputHashes, base_provenance: Mapping[str, Any], *, step: int, kimg: float
+    spec: TrainSpec,
+    hashes: InputHashes,
+    base_provenance: Mapping[str, Any],
+    *,
+    step: int,
+    kimg: float,
+    found_beta: float | None = None,
 ) -> dict[str, Any]:
     """Return the provenance of the EMA weights after ``step`` steps.
 
@@ -63,6 +69,7 @@ def trial_provenance(
             and the licence note, which follows the weights.
         step: Finished optimizer steps.
         kimg: The same in thousands of real images.
+        found_beta: What the probe found, where the objective's beta is 'auto'.
     """
     settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "dataset_reading", "seed"})
     provenance = hashes.as_provenance() | settings
@@ -72,6 +79,8 @@ def trial_provenance(
         "engine_version": ENGINE_VERSION,
         "lineage": [*_ancestors(base_provenance.get("lineage")), hashes.base],
     }
+    if found_beta is not None:
+        provenance["found_beta"] = found_beta
     if isinstance(licence := base_provenance.get("licence"), str):
         provenance["licence"] = licence.replace("\0", "")[:_LONGEST_LICENCE]
     return provenance

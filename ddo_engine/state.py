@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ddo_engine.alarms import Alarms
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families.protocol import Family
 from ddo_engine.optimization import make_optimizer
@@ -54,6 +55,8 @@ class TrainingState:
         step: Finished optimizer steps.
         evaluated_step: Step of the last finished evaluation; 0 before the first.
         best_fid: Lowest FID so far.
+        beta: What the probe found for the objective's beta 'auto'; None otherwise.
+        alarms: What was said of the run.
     """
 
     target_model: nn.Module
@@ -63,6 +66,8 @@ class TrainingState:
     step: int = 0
     evaluated_step: int = 0
     best_fid: float | None = field(default=None)
+    beta: float | None = None
+    alarms: Alarms = field(default_factory=Alarms)
 
     @classmethod
     def fresh(
@@ -99,6 +104,9 @@ class TrainingState:
             evaluated_step=self.evaluated_step,
             best_fid=self.best_fid,
             window_steps=self.window.num_steps,
+            beta=self.beta,
+            warnings_raised=self.alarms.raised,
+            saturated_windows=self.alarms.saturated_windows,
             numerics=numerics_of(self.window.sums_K.device),
         )
         return SavedState(header, tensors)
@@ -126,6 +134,7 @@ class TrainingState:
         header = saved.header
         self.window.num_steps = header.window_steps
         self.step, self.evaluated_step, self.best_fid = header.step, header.evaluated_step, header.best_fid
+        self.beta, self.alarms = header.beta, Alarms(header.warnings_raised, header.saturated_windows)
 
 
 def numerics_of(device: torch.device) -> dict[str, str]:

@@ -34,6 +34,9 @@ class StateHeader(Settings):
     evaluated_step: int = Field(ge=0, description="Step of the last finished evaluation; 0 before the first.")
     best_fid: float | None
     window_steps: int = Field(ge=0, description="Steps in the running window of diagnostics.")
+    beta: float | None = Field(default=None, gt=0, description="What the probe found for beta 'auto'.")
+    warnings_raised: tuple[str, ...] = Field(default=(), description="Codes of the warnings that were given.")
+    saturated_windows: int = Field(default=0, ge=0, description="Windows on end with a saturated discriminator.")
     numerics: dict[str, str] = Field(description="What besides the run decides the bits: engine, torch, device, …")
 
 

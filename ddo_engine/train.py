@@ -1,6 +1,7 @@
 """``python -m ddo_engine train``: read what the spec names, check that it fits together, and run the trial."""
 
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from ddo_engine.batches import BatchSource, DataOrder, concatenated
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset
 from ddo_engine.device import out_of_memory_blames
-from ddo_engine.errors import IncompatibleInputs
+from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.inputs import (
     check_features_fit_dataset,
@@ -24,6 +25,7 @@ from ddo_engine.inputs import (
 )
 from ddo_engine.log import log
 from ddo_engine.models import UnitModels, open_models
+from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import TrainSpec
@@ -73,10 +75,37 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     loss = _training_loss(
         spec, context, base, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
     )
+    found_beta = None
+    if isinstance(loss, DDOTrainingLoss) and loss.beta is None:
+        found_beta = _found_beta(spec, context, base, hashes, loss, saved)
+        loss = replace(loss, objective=loss.objective.model_copy(update={"beta": found_beta}))
     state = TrainingState.fresh(base.family, base.model, spec.training, diagnostics_of(spec.training, loss))
+    state.beta = found_beta
     if saved is not None:
         state.restore(saved)
     return Trial(spec, context, base, hashes, loss, state, evaluator)
+
+
+def _found_beta(
+    spec: TrainSpec,
+    context: RunContext,
+    base: LoadedCheckpoint,
+    hashes: InputHashes,
+    loss: TrainingLoss,
+    saved: SavedState | None,
+) -> float:
+    """Return the beta of a trial that has 'auto': its state's, else what the probe finds."""
+    if saved is not None:
+        if saved.header.beta is None:
+            raise CorruptCheckpoint(
+                "the training state does not say the beta that its trial found: start the trial again", param="state"
+            )
+        return saved.header.beta
+    probe = probe_spec(spec)
+    state = TrainingState.fresh(base.family, base.model, probe.training, diagnostics_of(probe.training, loss))
+    found = find_beta(Trial(probe, context, base, hashes, loss, state, None))
+    context.events.emit(found)
+    return found.beta
 
 
 def _hash_inputs(spec: TrainSpec, models: UnitModels) -> InputHashes:

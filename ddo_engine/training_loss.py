@@ -17,6 +17,10 @@ class TrainingLoss(Protocol):
     """The loss of one step, row by row, so that a batch may be cut over time (accumulation) and over processes."""
 
     @property
+    def beta(self) -> float | None:
+        """Scale of the log-likelihood ratio, 1/nats; None where there is none, or it is to be found."""
+
+    @property
     def diagnostics(self) -> tuple[str, ...]:
         """Names of what :meth:`summary` returns, in order."""
 
@@ -103,6 +107,7 @@ class MLETrainingLoss:
     training: TrainingSettings
     seed: int
     diagnostics: tuple[str, ...] = ()
+    beta: None = None
 
     def __call__(self, target_model: nn.Module, step: int, rows: range) -> Tensor:
         """Return the loss of these rows."""

@@ -14,11 +14,12 @@ import torch
 from ddo_engine.checkpoint import LoadedCheckpoint, save_checkpoint
 from ddo_engine.device import out_of_memory_blames
 from ddo_engine.ema import ema_decay_at, update_ema
-from ddo_engine.errors import Interrupted, NonFiniteLoss
+from ddo_engine.errors import DiscriminatorSaturated, Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
 from ddo_engine.learning_rate import learning_rate_at
 from ddo_engine.optimization import replace_non_finite_, set_rates
+from ddo_engine.performance import StepMeter
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
 from ddo_engine.run_context import RunContext
 from ddo_engine.schedule import Schedule
@@ -59,6 +60,11 @@ class Trial:
     evaluator: Evaluator | None
 
     @cached_property
+    def meter(self) -> StepMeter:
+        """What times the steps."""
+        return StepMeter(self.context.device)
+
+    @cached_property
     def schedule(self) -> Schedule:
         """When what is due."""
         return Schedule(self.spec.training)
@@ -72,6 +78,8 @@ class Trial:
         """Train to the end from wherever the state is.
 
         Raises:
+            DiscriminatorSaturated: The discriminator tells nearly all images apart, and the settings end such a trial;
+                the state is on disk.
             Interrupted: A stop was requested; the state is on disk.
             NonFiniteLoss: Loss, gradient or FID is NaN or infinite; nothing was overwritten.
             OutOfMemory: The device ran out of memory.
@@ -87,6 +95,9 @@ class Trial:
                 progress.update(self.state.step * training.batch_size)
                 if self.state.step == training.num_steps:
                     return
+                if self.state.alarms.ends(training):
+                    self._save_state()
+                    raise self._saturated()
                 self.context.stop.check()
                 self._step()
         except Interrupted:
@@ -95,16 +106,32 @@ class Trial:
 
     def _step(self) -> None:
         """Take one optimizer step and report what is due."""
-        with out_of_memory_blames("training.batch_size"):
-            values_K = self._optimize()
-        self.state.step += 1
+        with self.meter.step_of(self.spec.training.batch_size):
+            values_K = self.advance()
         self.state.window.add(values_K)
         if self.schedule.reports_at(self.state.step):
             values = self.state.window.take_means()
             values["learning_rate"] = learning_rate_at(self.state.step - 1, self.spec.training)
             self.context.events.emit(Metric(step=self.state.step, kimg=self.kimg, values=values))
+            self.context.events.emit(self.meter.take(step=self.state.step, kimg=self.kimg))
+            for warning in self.state.alarms.look_at(
+                values, self.spec.training, beta=self.loss.beta, step=self.state.step, kimg=self.kimg
+            ):
+                self.context.events.emit(warning)
         if self.schedule.saves_state_at(self.state.step) and not self._evaluation_is_pending():
             self._save_state()
+
+    def advance(self) -> torch.Tensor:
+        """Take one optimizer step and do nothing else; return its diagnostics in the order of their names, float64.
+
+        Raises:
+            NonFiniteLoss: Loss or gradient is NaN or infinite; the weights were not touched.
+            OutOfMemory: The device ran out of memory.
+        """
+        with out_of_memory_blames("training.batch_size"):
+            values_K = self._optimize()
+        self.state.step += 1
+        return values_K
 
     def _optimize(self) -> torch.Tensor:
         """Change the weights; return the diagnostics of the step in the order of their names."""
@@ -182,7 +209,12 @@ class Trial:
     def _save_checkpoint(self) -> None:
         """Write the EMA weights."""
         provenance = trial_provenance(
-            self.spec, self.hashes, self.base.manifest.provenance, step=self.state.step, kimg=self.kimg
+            self.spec,
+            self.hashes,
+            self.base.manifest.provenance,
+            step=self.state.step,
+            kimg=self.kimg,
+            found_beta=self.state.beta,
         )
         manifest = self.base.manifest.model_copy(update={"provenance": provenance})
         path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
@@ -195,6 +227,14 @@ class Trial:
         path = self.context.workdir / STATE_FILE
         write_state(path, self.state.save(run_identity(self.spec, self.hashes), self.kimg))
         self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
+
+    def _saturated(self) -> DiscriminatorSaturated:
+        return DiscriminatorSaturated(
+            f"the discriminator tells nearly all images apart after {self.state.step} steps ({self.kimg:g} kimg), so "
+            "that hardly any has a gradient: train shorter (training.kimg), or lower training.learning_rate or beta; "
+            "training.stop_when_saturated = false goes on",
+            param="training.stop_when_saturated",
+        )
 
     def _diverged(self, what: str) -> NonFiniteLoss:
         advice = "lower training.learning_rate or set training.max_gradient_norm"

@@ -207,11 +207,12 @@ def run_in_process(
 def results(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what an undisturbed run and an interrupted one must agree on, each event once, without its folder.
 
-    Left out: which events there are depends on the clock (progress) or on the interruptions (started, states).
+    Left out: which events there are depends on the clock (progress) or on the interruptions (started, states), or what
+    they say on the machine (performance).
     """
     kept: dict[str, dict[str, Any]] = {}
     for event in events:
-        if event["type"] in ("started", "progress") or event.get("role") == "state":
+        if event["type"] in ("started", "progress", "performance") or event.get("role") == "state":
             continue
         content = dict(event, path=Path(event["path"]).name) if "path" in event else event
         key = json.dumps([content["type"], content.get("role"), content.get("kimg")])

@@ -8,6 +8,7 @@ from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
 from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
 
+
 class DDOObjective(Settings):
     """The DDO loss, arXiv:2503.01103 eq. 13: alpha weighs the fake term, beta scales the log-likelihood ratio."""
 

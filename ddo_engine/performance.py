@@ -1,0 +1,57 @@
+"""How fast and how large training is. Numbers of the machine: no state holds them, and no two runs agree on them."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+
+from ddo_engine.spec import Performance
+
+
+@dataclass
+class StepMeter:
+    """Times steps, and looks at memory, until it is read.
+
+    A step ends with a look at its loss, so that a GPU has done its work when the clock is read.
+
+    Attributes:
+        device: That trains.
+        clock: Seconds, monotonic.
+    """
+
+    device: torch.device
+    clock: Callable[[], float] = time.monotonic
+    _seconds: float = field(default=0.0, init=False)
+    _images: int = field(default=0, init=False)
+
+    @contextmanager
+    def step_of(self, num_images: int) -> Iterator[None]:
+        """Time what happens in the block, a step on so many real images."""
+        started = self.clock()
+        yield
+        self._seconds += self.clock() - started
+        self._images += num_images
+
+    def take(self, *, step: int, kimg: float) -> Performance:
+        """Return what was seen since the last call, and begin anew."""
+        speed = self._images / self._seconds if self._seconds > 0 else 0.0
+        self._seconds, self._images = 0.0, 0
+        return Performance(
+            step=step,
+            kimg=kimg,
+            images_per_second=speed,
+            peak_memory_bytes=self._peak_memory(),
+            memory="device" if self.device.type == "cuda" else "process",
+        )
+
+    def _peak_memory(self) -> int:
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return peak
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
