@@ -1,6 +1,6 @@
 """Speed of one DDO step and of sampling on the full-size EDM CIFAR-10 network, with random weights.
 
-    python bench/cifar10_speed.py [--device cuda] [--batch 512] [--steps 10]
+    python -m bench.cifar10_speed [--device cuda] [--batch 512] [--steps 10]
 
 Prints a table: DDO step (real and fake rows in one forward pass of either network), the same loss by four separate
 passes (the plain loop), an MLE step on the same 2B images plus one forward pass of the reference on them (the floor),
@@ -16,6 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from bench.full_size import EDM_CIFAR10
 from ddo_engine.device import describe_device, make_deterministic, pick_device
 from ddo_engine.families import get_family
 from ddo_engine.families.diffusion.likelihood import draw_noise, log_likelihood_ratio_estimate
@@ -24,17 +25,7 @@ from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.objective import ddo_loss
 from ddo_engine.spec import HeunSettings, TrainingSettings
 
-NETWORK = {
-    "class_name": "EDMPrecond",
-    "model_type": "SongUNet",
-    "img_resolution": 32,
-    "img_channels": 3,
-    "label_dim": 10,
-    "model_channels": 128,
-    "channel_mult": [2, 2, 2],
-    "augment_dim": 9,
-    "dropout": 0.13,
-}
+NETWORK = EDM_CIFAR10 | {"dropout": 0.13}
 
 
 def seconds_per_call(call: Callable[[], object], device: torch.device, repeats: int) -> float:

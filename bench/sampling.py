@@ -15,49 +15,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.full_size import EDM2_XS, EDM_CIFAR10, built, processor, var_d16
 from bench.plain_samplers import plain_heun, plain_var
 from ddo_engine.device import describe_device, make_deterministic
 from ddo_engine.families import get_family
 from ddo_engine.families.diffusion.denoiser import Denoiser
-from ddo_engine.families.var.transformer import VAR
 from ddo_engine.spec import AutoregressiveSettings
 from ddo_engine.version import ENGINE_VERSION
-
-EDM_CIFAR10 = {
-    "class_name": "EDMPrecond",
-    "model_type": "SongUNet",
-    "img_resolution": 32,
-    "img_channels": 3,
-    "label_dim": 10,
-    "model_channels": 128,
-    "channel_mult": [2, 2, 2],
-    "augment_dim": 9,
-}
-EDM2_XS = {
-    "class_name": "Precond",
-    "img_resolution": 64,
-    "img_channels": 3,
-    "label_dim": 1000,
-    "model_channels": 128,
-}
-VAR_D16 = {
-    "class_name": "VAR",
-    "num_classes": 1000,
-    "depth": 16,
-    "embed_dim": 1024,
-    "num_heads": 16,
-    "vocab_size": 4096,
-    "z_channels": 32,
-}
-SMALLEST_VAR = VAR_D16 | {"num_classes": 1, "depth": 1, "embed_dim": 2, "num_heads": 1, "vocab_size": 2}
-VQVAE = {"class_name": "VQVAE", "vocab_size": 4096, "z_channels": 32, "ch": 160}
 
 Now = Callable[[], float]
 
@@ -126,32 +96,6 @@ def measured(
     return {name: min(both, key=lambda run: run.seconds) for name, both in runs.items()}
 
 
-def built(family: str, config: dict[str, Any]) -> nn.Module:
-    """Return a network with random weights of unit gain, without the time that its own initialisation takes."""
-    with torch.device("meta"):
-        network = get_family(family).build(config)
-    network.to_empty(device="cpu").requires_grad_(requires_grad=False)
-    for name, weight in network.state_dict().items():
-        if name.endswith("resample_filter"):
-            weight.fill_(0.25)
-        elif weight.is_floating_point() and weight.ndim >= 2:
-            weight.normal_(std=weight[0].numel() ** -0.5)
-        else:
-            weight.fill_(1 if name.endswith(("weight", "gain")) else 0)
-    return network
-
-
-def var_d16() -> VAR:
-    """Return VAR-d16 with its tokenizer."""
-    model = built("var", VAR_D16)
-    assert isinstance(model, VAR)
-    # What is not random depends on the scales alone.
-    for name, buffer in get_family("var").build(SMALLEST_VAR).named_buffers(recurse=False):
-        model.get_buffer(name).copy_(buffer)
-    get_family("var").attach_autoencoder(model, built("var", VQVAE))
-    return model
-
-
 def print_row(what: str, run: Measured, batch_size: int, nfe: int) -> None:
     """Print a row of the table; ``nfe`` are the network calls of an image that counts."""
     call = run.network.seconds / run.network.calls
@@ -210,12 +154,6 @@ def print_rows() -> None:
         together = layer(inputs)
         distances = [float((layer(inputs[:number]) - together[:number]).abs().max()) for number in numbers]
         print(f"| {name} | {' | '.join('equal' if d == 0 else f'{d:.1e}' for d in distances)} |")
-
-
-def processor() -> str:
-    """Return the CPU's name."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 @torch.no_grad()

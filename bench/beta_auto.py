@@ -1,0 +1,180 @@
+"""What beta 'auto' finds on digits, for probes of several lengths, beside the betas that were chosen by hand.
+
+    python -m bench.beta_auto [--out DIR]
+
+For the digits preset and the EDM2 and VAR examples: the probe alone at several shares of a trial; then whole trials,
+with the beta by hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
+"""
+
+import argparse
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddo_engine import generate, train
+from ddo_engine.errors import Interrupted
+from ddo_engine.events import EventWriter
+from ddo_engine.interruption import StopRequest
+from ddo_engine.presets import PRESETS
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import (
+    BetaFound,
+    DDOObjective,
+    EngineEvent,
+    Evaluated,
+    FileRef,
+    GenerateSpec,
+    JobSpec,
+    Metric,
+    TrainSpec,
+)
+from examples.digits.demo import ASSETS, job_body
+from examples.digits.families import EXAMPLES
+from examples.digits.make_dataset import make_dataset
+
+SHARES = (0.02, 0.05, 0.1, 0.25, 1.0)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One example of digits, its fakes drawn."""
+
+    name: str
+    alpha: float
+    by_hand: tuple[float, ...]
+    spec: TrainSpec
+
+
+def cases(folder: Path) -> Iterator[Case]:
+    """Draw the fakes of each example and yield it."""
+    dataset, _ = make_dataset(folder)
+    bodies: dict[str, dict[str, Any]] = {"edm": job_body(dataset, seed=0)}
+    for name, example in EXAMPLES.items():
+        autoencoder = {} if example.autoencoder is None else {"autoencoder": example.autoencoder.as_uri()}
+        bodies[name] = {
+            "base_checkpoint": (ASSETS / f"{name}.safetensors").as_uri(),
+            "dataset": {"uri": dataset.as_uri(), "grey_levels": 17},
+            "feature_network": (ASSETS / "features.safetensors").as_uri(),
+            **autoencoder,
+            **example.settings,
+        }
+    for name, body in bodies.items():
+        yield _case(name, JobSpec.model_validate(body), dataset, folder / name)
+
+
+def _case(name: str, job: JobSpec, dataset: Path, folder: Path) -> Case:
+    base = _file(job.base_checkpoint)
+    autoencoder = None if job.autoencoder is None else _file(job.autoencoder)
+    count = job.reference_set.model_dump()["num_samples"]
+    fakes = GenerateSpec(
+        checkpoint=base,
+        autoencoder=autoencoder,
+        dataset=FileRef(path=str(dataset)),
+        sampler=job.sampler.for_reference_set(),
+        first_seed=10_000_000,
+        num_samples=count,
+        grey_levels=job.dataset.grey_levels,
+    )
+    events = _events_of(generate, fakes, folder)
+    path = next(event.path for event in events if event.type == "file")
+    spec = TrainSpec(
+        checkpoint=base,
+        autoencoder=autoencoder,
+        dataset=FileRef(path=str(dataset)),
+        reference_set=(FileRef(path=path),),
+        feature_network=_file(job.feature_network),
+        objective=DDOObjective(alpha=job.grid.alpha[0], beta="auto"),
+        training=job.training,
+        sampler=job.sampler,
+        evaluation=job.evaluation,
+        grey_levels=job.dataset.grey_levels,
+    )
+    by_hand = {float(beta) for beta in job.grid.beta if beta != "auto"}
+    return Case(name, job.grid.alpha[0], tuple(sorted(by_hand)), spec)
+
+
+def _file(uri: str) -> FileRef:
+    return FileRef(path=uri.removeprefix("file://"))
+
+
+def _events_of(command: Any, spec: Any, folder: Path, *, until_beta: bool = False) -> list[EngineEvent]:
+    folder.mkdir(parents=True, exist_ok=True)
+    events: list[EngineEvent] = []
+    stop = StopRequest()
+
+    def listen(event: EngineEvent) -> None:
+        events.append(event)
+        stop.requested = until_beta and isinstance(event, BetaFound)
+
+    try:
+        command.run(spec, RunContext(folder, torch.device("cpu"), EventWriter(io.StringIO(), listen), stop))
+    except Interrupted:
+        assert until_beta
+    return events
+
+
+def found_beta(case: Case, *, alpha: float, share: float) -> BetaFound:
+    """Run a probe of this share of the trial, and nothing after it."""
+    training = case.spec.training.model_copy(update={"probe_kimg": share * case.spec.training.kimg})
+    objective = DDOObjective(alpha=alpha, beta="auto")
+    spec = case.spec.model_copy(update={"training": training, "objective": objective})
+    with tempfile.TemporaryDirectory() as folder:
+        events = _events_of(train, spec, Path(folder), until_beta=True)
+    return next(event for event in events if isinstance(event, BetaFound))
+
+
+def row_of_trial(case: Case, beta: Any) -> str:
+    """Run a whole trial; return its row."""
+    training = case.spec.training.model_copy(update={"stop_when_saturated": False})
+    objective = DDOObjective(alpha=case.alpha, beta=beta)
+    spec = case.spec.model_copy(update={"objective": objective, "training": training})
+    with tempfile.TemporaryDirectory() as folder:
+        events = _events_of(train, spec, Path(folder))
+    found = next((event.beta for event in events if isinstance(event, BetaFound)), None)
+    fids = [event.metrics["fid"] for event in events if isinstance(event, Evaluated)]
+    windows = [event.values for event in events if isinstance(event, Metric)]
+    used = beta if found is None else found
+    accuracy, saturated = (
+        max(window[name] for window in windows) for name in ("discriminator_accuracy", "saturated_share")
+    )
+    spread = max(used * window["ratio_real_std"] for window in windows)
+    loss = max(window["target_loss"] / window["reference_loss"] for window in windows)
+    warned = ", ".join(event.code for event in events if event.type == "warning") or "none"
+    name = "auto" if found is not None else "by hand"
+    return (
+        f"| {case.name} | {case.alpha:g} | {name} {used:.3g} | {min(fids):.2f} | {accuracy:.3f} | {saturated:.2f} | "
+        f"{spread:.2f} | {loss:.2f} | {warned} |"
+    )
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = list(cases(parser.parse_args().out or Path(temporary)))
+        print(f"| model | alpha | by hand | {' | '.join(f'{share:.0%} of the trial' for share in SHARES)} |")
+        print("|---|---:|---:|" + "---:|" * len(SHARES))
+        for case in made:
+            for alpha in (1.0, 4.0):
+                betas = [f"{found_beta(case, alpha=alpha, share=share).beta:.3g}" for share in SHARES]
+                hand = ", ".join(f"{beta:g}" for beta in case.by_hand)
+                print(f"| {case.name} | {alpha:g} | {hand} | {' | '.join(betas)} |", flush=True)
+        print()
+        print(
+            "| model | alpha | beta | best FID | accuracy | saturated | beta x std | loss on data / reference's | "
+            "warnings |"
+        )
+        print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
+        for case in made:
+            for beta in (*case.by_hand, "auto"):
+                print(row_of_trial(case, beta), flush=True)
+
+
+if __name__ == "__main__":
+    main()
