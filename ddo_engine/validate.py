@@ -1,6 +1,10 @@
 """``python -m ddo_engine validate``: read the inputs of a job once, before anything is spent on it."""
 
+from collections.abc import Sequence
+
+from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.converted_inputs import convert_inputs
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
 from ddo_engine.inputs import (
     check_every_image,
@@ -16,7 +20,7 @@ from ddo_engine.inputs import (
 )
 from ddo_engine.models import open_models
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import Report, ValidateSpec
+from ddo_engine.spec import Report, TrainingSettings, ValidateSpec
 from ddo_engine.unit_data import as_pixels
 
 
@@ -41,6 +45,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_sampler(models.checkpoint, models.guide, spec.sampler)
     if spec.training is not None:
         checkpoint.family.check_training(checkpoint.model, spec.training)
+    _check_later_training(checkpoint, spec.later_training)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)
@@ -53,3 +58,11 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_grey_levels(dataset, spec.grey_levels)
     check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
+
+
+def _check_later_training(checkpoint: LoadedCheckpoint, later: Sequence[TrainingSettings]) -> None:
+    for training in later:
+        try:
+            checkpoint.family.check_training(checkpoint.model, training)
+        except InvalidSpec as error:
+            raise InvalidSpec(f"in a later round, {error.message}", param="round_overrides") from error

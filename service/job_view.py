@@ -69,22 +69,28 @@ class CheckpointView:
 
 @dataclass(frozen=True)
 class EvaluationView:
-    """One FID of one checkpoint, measured by ``unit_id`` under the protocol that ``fingerprint`` names."""
+    """One FID of one checkpoint, measured by ``unit_id`` under the protocol that ``fingerprint`` names.
+
+    ``num_samples`` and ``seed`` are the protocol's.
+    """
 
     unit_id: str
     checkpoint_id: str
     kimg: float
     fingerprint: str
     fid: float | None
+    num_samples: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
 class JobView:
-    """Everything about a job that decides what happens next."""
+    """Everything about a job that decides what happens next. ``parent``: the checkpoint of ours that it starts from."""
 
     id: str
     status: JobStatus
     spec: JobSpec
+    parent: FileRef | None = None
     inputs: JobInputs | None = None
     rounds: tuple[RoundView, ...] = ()
     units: tuple[UnitView, ...] = ()
@@ -140,6 +146,7 @@ class MoveJob:
 
     target: JobStatus
     reason: TerminationReason | None = None
+    message: str | None = None
     error: Mapping[str, Any] | None = None
     best_checkpoint_id: str | None = None
 

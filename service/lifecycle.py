@@ -7,7 +7,7 @@ row, so that the ids of its events also are the order in which they became visib
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ddo_engine.spec import JobSpec
+from ddo_engine.spec import FileRef, JobSpec
 from service.job_view import (
     Action,
     CancelUnit,
@@ -83,9 +83,10 @@ def _apply(session: Session, job: Job, action: Action, created: list[str]) -> No
         case MoveRound(index=index, target=target, winner_id=winner_id):
             winner = {} if winner_id is None else {"winner_checkpoint_id": winner_id}
             assert move_round(session, _round(session, job, index), target, **winner)
-        case MoveJob(target=target, reason=reason, error=error, best_checkpoint_id=best_id):
+        case MoveJob(target=target, reason=reason, message=message, error=error, best_checkpoint_id=best_id):
             given = {
                 "termination_reason": reason,
+                "termination_message": message,
                 "error": None if error is None else dict(error),
                 "best_checkpoint_id": best_id,
             }
@@ -106,6 +107,7 @@ def _create_round(session: Session, job: Job, action: CreateRound) -> None:
                 tenant_id=job.tenant_id,
                 job_id=job.id,
                 round_id=round_.id,
+                parent_checkpoint_id=job.parent_checkpoint_id,
                 object_key=key_of(inputs.checkpoint),
                 sha256=inputs.checkpoint.sha256,
                 size_bytes=inputs.checkpoint.size_bytes,
@@ -174,6 +176,7 @@ def _view(session: Session, job: Job) -> JobView:
         id=job.id,
         status=JobStatus(job.status),
         spec=JobSpec.model_validate(job.spec),
+        parent=_parent(session, job),
         inputs=None if job.inputs is None else JobInputs.model_validate(job.inputs),
         rounds=tuple(
             RoundView(
@@ -202,6 +205,13 @@ def _view(session: Session, job: Job) -> JobView:
     )
 
 
+def _parent(session: Session, job: Job) -> FileRef | None:
+    if job.parent_checkpoint_id is None:
+        return None
+    row = session.get_one(Checkpoint, job.parent_checkpoint_id)
+    return object_file(row.object_key, sha256=row.sha256, size_bytes=row.size_bytes)
+
+
 def _checkpoints(session: Session, job: Job) -> tuple[CheckpointView, ...]:
     columns = (Checkpoint.id, Checkpoint.unit_id, Checkpoint.object_key, Checkpoint.sha256, Checkpoint.size_bytes)
     return tuple(
@@ -218,6 +228,8 @@ def _evaluations(session: Session, job: Job) -> tuple[EvaluationView, ...]:
             kimg=row.kimg,
             fingerprint=row.fingerprint,
             fid=row.fid,
+            num_samples=row.num_samples,
+            seed=row.seed,
         )
         for row in session.execute(
             select(
@@ -226,6 +238,8 @@ def _evaluations(session: Session, job: Job) -> tuple[EvaluationView, ...]:
                 Evaluation.kimg,
                 Evaluation.fingerprint,
                 Evaluation.metrics["fid"].as_float().label("fid"),
+                Evaluation.protocol["num_samples"].as_integer().label("num_samples"),
+                Evaluation.protocol["seed"].as_integer().label("seed"),
             ).where(Evaluation.job_id == job.id, Evaluation.checkpoint_id.is_not(None))
         )
     )

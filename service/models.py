@@ -107,7 +107,13 @@ class Job(Base):
     )
     idempotency_key: Mapped[str | None]
     request_hash: Mapped[str | None]
+    parent_checkpoint_id: Mapped[str | None] = mapped_column(
+        ForeignKey("checkpoints.id", use_alter=True), comment="the checkpoint that it branches from; null: a file"
+    )
     termination_reason: Mapped[str | None]
+    termination_message: Mapped[str | None] = mapped_column(
+        comment="why it ended, in a sentence; a failure's is in error"
+    )
     error: Mapped[Json | None] = mapped_column(comment="{code, message, param}")
     best_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id", use_alter=True))
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

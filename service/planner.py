@@ -7,6 +7,9 @@ A job whose fakes are drawn online has no reference shards.
 
 Round 0 measures the base while round 1 already runs; no later round completes before it. ``plan`` is called until it
 asks for nothing more, and asks for a thing only where its row is missing, so that calling it again is harmless.
+
+A round starts from the best checkpoint so far. That is the winner of the round before, unless that round brought
+nothing: then it is the same reference again, with other seeds, and other settings where ``round_overrides`` say so.
 """
 
 from collections.abc import Sequence
@@ -26,8 +29,9 @@ from service.job_view import (
     UnitView,
 )
 from service.seeds import reference_set_seed, trial_seed
-from service.selection import InconsistentRowsError, confirm_protocol, fids, finalists
+from service.selection import InconsistentRowsError, confirm_protocol, deciding_fids, finalists
 from service.statuses import JOB_ENDED, UNIT_ENDED, JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
+from service.stopping import in_words, noise_protocols, standing
 
 __all__ = ["JobInputs", "plan"]
 
@@ -66,13 +70,16 @@ def _validate(job: JobView) -> list[Action]:
     units = job.units_of(UnitKind.VALIDATE, None)
     if not units:
         spec = ValidateSpec(
-            checkpoint=FileRef(uri=job.spec.base_checkpoint),
+            checkpoint=job.parent or FileRef(uri=job.spec.base_checkpoint),
             autoencoder=_outside(job.spec.autoencoder),
             guide=_outside(job.spec.guide),
             dataset=FileRef(uri=job.spec.dataset.uri),
             feature_network=FileRef(uri=job.spec.feature_network),
             sampler=job.spec.sampler,
             training=job.spec.training,
+            later_training=tuple(
+                job.spec.settings_of(override.from_round).training for override in job.spec.round_overrides
+            ),
             evaluation=job.spec.evaluation,
             dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
@@ -92,6 +99,7 @@ def _baseline(job: JobView) -> list[Action]:
         protocols = [job.spec.evaluation]
         if job.spec.confirm is not None:
             protocols.append(confirm_protocol(job.spec))
+        protocols += noise_protocols(job.spec)
         spec = EvaluateSpec(
             checkpoint=job.base.file,
             autoencoder=_inputs(job).autoencoder,
@@ -156,7 +164,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
     shards = job.units_of(UnitKind.REFERENCE, current.index)
     if not _all(shards, UnitStatus.SUCCEEDED):
         return []
-    wanted = job.spec.reference_set
+    wanted, settings = job.spec.reference_set, job.spec.settings_of(current.index)
     artifacts = tuple(shard.artifact for shard in shards if shard.artifact is not None)
     if len(artifacts) != len(shards):
         raise InconsistentRowsError("a unit that generates reference samples succeeded without storing them")
@@ -174,7 +182,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
                 online_reference_set=wanted if wanted.kind == "online" else None,
                 feature_network=_inputs(job).feature_network,
                 objective=cell,
-                training=job.spec.training,
+                training=settings.training,
                 sampler=job.spec.sampler,
                 evaluation=job.spec.evaluation,
                 dataset_reading=job.spec.dataset.reading,
@@ -183,7 +191,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
             ),
             cell,
         )
-        for position, cell in enumerate(job.spec.grid.cells)
+        for position, cell in enumerate(settings.grid.cells)
     ]
     return [*trials, MoveRound(current.index, RoundStatus.TRAINING)]
 
@@ -227,22 +235,19 @@ def _select(job: JobView, current: RoundView) -> list[Action]:
         return []
     if not _all(job.units_of(UnitKind.CONFIRM, current.index), UnitStatus.SUCCEEDED):
         return []
-    candidates, _ = fids(job, current)
+    candidates = deciding_fids(job, current).candidates
     winner_id = min(candidates, key=candidates.__getitem__)
     return [MoveRound(current.index, RoundStatus.COMPLETED, winner_id=winner_id)]
 
 
 def _after_round(job: JobView, current: RoundView) -> list[Action]:
-    assert current.winner_id is not None
-    assert current.reference_id is not None
-    candidates, reference_fid = fids(job, current)
-    improved = candidates[current.winner_id] < reference_fid
-    if improved and current.index < job.spec.rounds:
-        return [CreateRound(current.index + 1, current.winner_id)]
-    # Every earlier round beat its reference, so the chain's last link is the best of all rounds.
-    best_id = current.winner_id if improved else current.reference_id
-    reason = TerminationReason.COMPLETED if improved else TerminationReason.NO_IMPROVEMENT
-    return [MoveJob(JobStatus.SUCCEEDED, reason, best_checkpoint_id=None if best_id == job.base.id else best_id)]
+    now = standing(job)
+    is_over = now.rounds_without_improvement >= job.spec.stop.patience_rounds
+    if not is_over and current.index < job.spec.rounds:
+        return [CreateRound(current.index + 1, now.best_id)]
+    reason = TerminationReason.NO_IMPROVEMENT if is_over else TerminationReason.COMPLETED
+    best_id = now.best_id if now.best_id != job.base.id else None
+    return [MoveJob(JobStatus.SUCCEEDED, reason, in_words(now, job.spec), best_checkpoint_id=best_id)]
 
 
 def _fail(job: JobView, unit: UnitView) -> list[Action]:
@@ -263,7 +268,8 @@ def _fail_round(
         for item in job.rounds
         if item.status in _OPEN_ROUND
     ]
-    ended = MoveJob(JobStatus.FAILED, reason, job_error(reason, error, where=where), _best_so_far(job))
+    failure = job_error(reason, error, where=where)
+    ended = MoveJob(JobStatus.FAILED, reason, error=failure, best_checkpoint_id=_best_so_far(job))
     return [*_cancel_units(job), *rounds, ended]
 
 

@@ -1,5 +1,7 @@
 """Which checkpoint of a round is best. FIDs are compared only under one and the same protocol."""
 
+from dataclasses import dataclass
+
 from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.job_view import EvaluationView, JobView, RoundView
 from service.statuses import UnitKind
@@ -7,6 +9,26 @@ from service.statuses import UnitKind
 
 class InconsistentRowsError(Exception):
     """Rows that a decision needs are missing, or come from different protocols: a defect, not a bad job."""
+
+
+@dataclass(frozen=True)
+class DecidingFids:
+    """The FIDs that decide a round, all under one protocol.
+
+    Attributes:
+        candidates: By checkpoint id, in order of the grid.
+        reference_fid: Of the round's reference.
+        fingerprint: Of the protocol.
+    """
+
+    candidates: dict[str, float]
+    reference_fid: float
+    fingerprint: str
+
+
+def deciding_protocol(spec: JobSpec) -> EvaluationSettings:
+    """Return the evaluation that a job ranks with: the confirming one where it has one."""
+    return spec.evaluation if spec.confirm is None else confirm_protocol(spec)
 
 
 def confirm_protocol(spec: JobSpec) -> EvaluationSettings:
@@ -29,8 +51,8 @@ def finalists(job: JobView, round_index: int) -> list[str]:
     return [row.checkpoint_id for row in sorted(best.values(), key=_fid)]
 
 
-def fids(job: JobView, current: RoundView) -> tuple[dict[str, float], float]:
-    """Return the FIDs that decide a round: of its candidates by checkpoint id, and of its reference.
+def deciding_fids(job: JobView, current: RoundView) -> DecidingFids:
+    """Return the FIDs that decide a round: of its candidates, and of its reference.
 
     Raises:
         InconsistentRowsError: Protocols differ, or a number is missing.
@@ -47,7 +69,7 @@ def fids(job: JobView, current: RoundView) -> tuple[dict[str, float], float]:
         raise InconsistentRowsError(
             f"the reference of round {current.index} has no FID under protocol {fingerprint[:12]}"
         )
-    return {row.checkpoint_id: _fid(row) for row in rows}, _fid(reference[0])
+    return DecidingFids({row.checkpoint_id: _fid(row) for row in rows}, _fid(reference[0]), fingerprint)
 
 
 def _of_kind(job: JobView, kind: UnitKind, round_index: int) -> list[EvaluationView]:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from service.models import Event, Job, Round, WorkUnit
 from service.statuses import JOB_ENDED, UNIT_ENDED, JobStatus, RoundStatus, UnitStatus, sources_of
 
+_TOLD = ("termination_reason", "termination_message", "error")
 _ROUND_ENDED = frozenset({RoundStatus.COMPLETED, RoundStatus.FAILED, RoundStatus.CANCELLED})
 
 
@@ -38,7 +39,7 @@ def move_job(session: Session, job_id: str, target: JobStatus, **values: Any) ->
         .execution_options(synchronize_session="fetch")
     )
     if moved is not None:
-        told = {name: values[name] for name in ("termination_reason", "error") if values.get(name) is not None}
+        told = {name: values[name] for name in _TOLD if values.get(name) is not None}
         add_event(session, job_id, f"job.{target}", **told)
     return moved is not None
 

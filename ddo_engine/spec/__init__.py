@@ -38,6 +38,7 @@ from ddo_engine.spec.learning_rate import (
 )
 from ddo_engine.spec.location import as_written
 from ddo_engine.spec.reference_set import OfflineReferenceSet, OnlineReferenceSet, ReferenceSetSettings
+from ddo_engine.spec.rounds import RoundOverride, RoundSettings, StopSettings
 from ddo_engine.spec.sampler import (
     AutoregressiveSettings,
     DPMSolverSettings,
@@ -103,11 +104,14 @@ __all__ = [
     "Report",
     "SamplerSettings",
     "Seed",
+    "RoundOverride",
+    "RoundSettings",
     "Settings",
     "Sha256",
     "Started",
     "TrainSpec",
     "TrainingSettings",
+    "StopSettings",
     "TrainingWarning",
     "UnitSpec",
     "Uri",

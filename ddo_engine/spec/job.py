@@ -2,11 +2,12 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ddo_engine.presets import with_preset
 from ddo_engine.spec.base import Seed, Settings, Uri
 from ddo_engine.spec.reference_set import ReferenceSetSettings
+from ddo_engine.spec.rounds import RoundOverride, RoundSettings, StopSettings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import (
     ConfirmSettings,
@@ -36,6 +37,13 @@ class JobSpec(Settings):
     rounds: int = Field(ge=1, le=100)
     grid: Grid
     training: TrainingSettings
+    round_overrides: tuple[RoundOverride, ...] = Field(
+        default=(),
+        max_length=32,
+        description="Settings that change from a round on, in order of rounds. Those of rounds that the job never "
+        "reaches change nothing.",
+    )
+    stop: StopSettings = StopSettings()
     sampler: SamplerSettings = HeunSettings()
     reference_set: ReferenceSetSettings
     evaluation: EvaluationSettings
@@ -49,6 +57,26 @@ class JobSpec(Settings):
     @classmethod
     def _fill_from_preset(cls, value: object) -> object:
         return with_preset(value) if isinstance(value, dict) else value
+
+    @field_validator("round_overrides")
+    @classmethod
+    def _overrides_in_order(cls, overrides: tuple[RoundOverride, ...]) -> tuple[RoundOverride, ...]:
+        firsts = [override.from_round for override in overrides]
+        if firsts != sorted(set(firsts)):
+            raise ValueError("give each from_round once, in rising order")
+        return overrides
+
+    @model_validator(mode="after")
+    def _overrides_give_whole_settings(self) -> Self:
+        for index, override in enumerate(self.round_overrides):
+            try:
+                self.settings_of(override.from_round)
+            except ValidationError as error:
+                found = error.errors()[0]
+                field = ".".join((f"round_overrides[{index}].training", *(str(part) for part in found["loc"])))
+                reason = found.get("ctx", {}).get("error", found["msg"])
+                raise ValueError(f"{field}: from round {override.from_round} on, {reason}") from error
+        return self
 
     @model_validator(mode="after")
     def _fakes_can_be_drawn(self) -> Self:
@@ -70,3 +98,36 @@ class JobSpec(Settings):
         if self.confirm is not None and self.confirm.num_samples % splits:
             raise ValueError(f"confirm.num_samples: must be divisible by evaluation.inception_score_splits ({splits})")
         return self
+
+    def settings_of(self, round_index: int) -> RoundSettings:
+        """Return what the trials of a round are told: the job's settings, with all overrides up to that round.
+
+        Args:
+            round_index: From 1.
+        """
+        training, grid = self.training, self.grid
+        for override in self.round_overrides:
+            if override.from_round <= round_index:
+                training = TrainingSettings.model_validate(dict(training) | override.training)
+                grid = override.grid or grid
+        return RoundSettings(training, grid)
+
+    def after_round(self, round_index: int) -> Self:
+        """Return the job that goes on where this one stands after a round: its round 1 is the next one of this job.
+
+        At least one round is left, also after the last.
+        """
+        following = self.settings_of(round_index + 1)
+        overrides = tuple(
+            override.model_copy(update={"from_round": override.from_round - round_index})
+            for override in self.round_overrides
+            if override.from_round > round_index + 1
+        )
+        return self.model_copy(
+            update={
+                "rounds": max(self.rounds - round_index, 1),
+                "training": following.training,
+                "grid": following.grid,
+                "round_overrides": overrides,
+            }
+        )

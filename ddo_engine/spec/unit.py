@@ -31,6 +31,7 @@ class ValidateSpec(_WithModel):
     grey_levels: int = Field(default=256, ge=2, le=256)
     sampler: SamplerSettings = HeunSettings()
     training: TrainingSettings | None = Field(default=None, description="What the job's trials will be told.")
+    later_training: tuple[TrainingSettings, ...] = Field(default=(), description="The same of later rounds.")
     evaluation: EvaluationSettings | None = Field(default=None, description="What they will measure.")
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from ddo_engine.spec import EvaluateSpec, FileRef, JobSpec, TrainSpec
+from ddo_engine.spec import EvaluateSpec, EvaluationSettings, FileRef, JobSpec, TrainSpec
 from service.job_view import (
     CancelUnit,
     CheckpointView,
@@ -21,6 +21,11 @@ from service.statuses import JOB_ENDED, JobStatus, RoundStatus, UnitKind, UnitSt
 from tests.job_rows import CHECKPOINT_INFO, REPORT
 
 SEARCH, CONFIRM = "5" * 64, "c" * 64
+
+
+def other_seed(index: int) -> str:
+    """The fingerprint of an evaluation that measures the noise."""
+    return f"{index:064x}"
 
 
 def file(name: str) -> FileRef:
@@ -83,9 +88,11 @@ class JobModel:
             self.evaluate_trial(unit, fids)
         elif isinstance(spec, EvaluateSpec):
             name = str(spec.checkpoint.uri).removeprefix("object:")
-            samples = [settings.num_samples for settings in spec.evaluations]
-            for number in samples:
-                self._add_evaluation(unit, name, 0.0, number, fids[0])
+            # the first FID, and for further seeds of the base the next ones in turn
+            ranking = 1 if unit.kind is UnitKind.CONFIRM or self.view.spec.confirm is None else 2
+            for index, settings in enumerate(spec.evaluations):
+                fid = fids[0] if index < ranking else fids[(index - ranking + 1) % len(fids)]
+                self._add_evaluation(unit, name, 0.0, settings, fid)
         self._move_unit(unit.id, UnitStatus.SUCCEEDED, artifact=artifact)
         self.settle()
 
@@ -112,11 +119,21 @@ class JobModel:
             name = f"{unit.id}-{index}"
             checkpoint = CheckpointView(name, unit.id, file(name))
             self.view = replace(self.view, checkpoints=(*self.view.checkpoints, checkpoint))
-            self._add_evaluation(unit, name, float(index), spec.evaluation.num_samples, fid)
+            self._add_evaluation(unit, name, float(index), spec.evaluation, fid)
 
-    def _add_evaluation(self, unit: UnitView, checkpoint_id: str, kimg: float, num_samples: int, fid: float) -> None:
-        fingerprint = SEARCH if num_samples == self.view.spec.evaluation.num_samples else CONFIRM
-        row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid)
+    def _add_evaluation(
+        self, unit: UnitView, checkpoint_id: str, kimg: float, protocol: EvaluationSettings, fid: float
+    ) -> None:
+        spec = self.view.spec
+        fingerprint = other_seed(protocol.seed)
+        if protocol == spec.evaluation:
+            fingerprint = SEARCH
+        elif spec.confirm is not None and (protocol.num_samples, protocol.seed) == (
+            spec.confirm.num_samples,
+            spec.confirm.seed,
+        ):
+            fingerprint = CONFIRM
+        row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid, protocol.num_samples, protocol.seed)
         self.view = replace(self.view, evaluations=(*self.view.evaluations, row))
 
     def _apply(self, action: object) -> None:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from ddo_engine.spec import EvaluateSpec, GenerateSpec, TrainSpec
+from ddo_engine.spec import EvaluateSpec, EvaluationSettings, GenerateSpec, TrainSpec
 from service.seeds import reference_set_seed, trial_seed
 from service.statuses import JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 from tests.job_rows import job_spec
@@ -158,7 +158,8 @@ def test_plan_differing_protocols_are_never_ranked():
         unit = job.unit(f"trial-1-{position}")
         job.claim(unit)
         if position == 1:
-            job._add_evaluation(unit, "base", 0.0, 999, 1.0)  # another number of samples: another fingerprint
+            other = EvaluationSettings(num_samples=999)  # another number of samples: another fingerprint
+            job._add_evaluation(unit, "base", 0.0, other, 1.0)
         job.succeed(job.unit(unit.id), [5.0])
 
     assert (job.view.status, job.ends[0].reason) == (JobStatus.FAILED, TerminationReason.ENGINE_ERROR)

@@ -1,5 +1,7 @@
 """The planner under any order of any outcomes."""
 
+from statistics import stdev
+
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -14,6 +16,12 @@ from tests.unit.service.planner_model import CONFIRM, SEARCH, JobModel
 # few values, so that ties are common
 FID = st.sampled_from([1.0, 2.0, 3.0, 5.0, 5.5])
 CODE = st.sampled_from(["diverged", "out_of_memory", "attempts_exhausted", "invalid_dataset", "something new"])
+STOP = st.builds(
+    lambda patience, gain, seeds: {"patience_rounds": patience, "min_improvement": gain, "noise_seeds": seeds},
+    st.integers(1, 3),
+    st.sampled_from([0.0, 0.6]),
+    st.sampled_from([None, 2]),
+)
 OPEN_ROUND = {RoundStatus.PENDING, RoundStatus.GENERATING, RoundStatus.TRAINING, RoundStatus.SELECTING}
 
 
@@ -21,15 +29,34 @@ class PlannerStates(RuleBasedStateMachine):
     """Units are claimed, requeued and end in every way, in every order; people cancel at any time."""
 
     @initialize(
-        rounds=st.integers(1, 3), alphas=st.integers(1, 3), shards=st.integers(0, 2), finalists=st.integers(0, 2)
+        rounds=st.integers(1, 4),
+        alphas=st.integers(1, 3),
+        shards=st.integers(0, 2),
+        finalists=st.integers(0, 2),
+        stop=STOP,
+        changes_from=st.integers(2, 4),
     )
-    def submit(self, rounds: int, alphas: int, shards: int, finalists: int) -> None:
+    def submit(
+        self, rounds: int, alphas: int, shards: int, finalists: int, stop: dict[str, object], changes_from: int
+    ) -> None:
         confirm = {"num_samples": 500, "finalists": finalists} if finalists else None
         grid = {"alpha": [float(index) for index in range(alphas)], "beta": [0.5]}
         shape = {"num_samples": 10, "shards": shards} if shards else {"kind": "online"}
         sampler = {"kind": "heun" if shards else "autoregressive"}
         self.shards = shards
-        self.job = JobModel(job_spec(rounds=rounds, grid=grid, reference_set=shape, confirm=confirm, sampler=sampler))
+        self.changes_from = changes_from
+        later = {"from_round": changes_from, "training": {"P_std": 3.0}, "grid": {"alpha": [7.0], "beta": [0.1, 0.2]}}
+        self.job = JobModel(
+            job_spec(
+                rounds=rounds,
+                grid=grid,
+                reference_set=shape,
+                confirm=confirm,
+                sampler=sampler,
+                stop=stop,
+                round_overrides=[later],
+            )
+        )
 
     def _one_of(self, data: st.DataObject, status: UnitStatus):
         return data.draw(st.sampled_from(self.job.with_status(status)))
@@ -101,7 +128,24 @@ class PlannerStates(RuleBasedStateMachine):
         assert len([item for item in self.job.view.rounds[1:] if item.status in OPEN_ROUND]) <= 1
         for before, after in zip(self.job.view.rounds[1:], self.job.view.rounds[2:], strict=False):
             assert before.status is RoundStatus.COMPLETED
-            assert after.reference_id == before.winner_id
+            fids = self._deciding_fids()
+            better = fids[before.winner_id] < fids[before.reference_id]
+            assert after.reference_id == (before.winner_id if better else before.reference_id)
+
+    def _deciding_fids(self) -> dict[str, float]:
+        fingerprint = SEARCH if self.job.view.spec.confirm is None else CONFIRM
+        return {row.checkpoint_id: row.fid for row in self.job.view.evaluations if row.fingerprint == fingerprint}
+
+    @invariant()
+    def trials_have_the_settings_of_their_round(self) -> None:
+        spec = self.job.view.spec
+        for item in self.job.view.rounds[1:]:
+            trials = [self.job.specs[unit.id] for unit in self.job.view.units_of(UnitKind.TRIAL, item.index)]
+            is_later = item.index >= self.changes_from
+            assert {trial.training.P_std for trial in trials} <= {3.0 if is_later else spec.training.P_std}
+            cells = [(trial.objective.alpha, trial.objective.beta) for trial in trials]
+            later, first = [(7.0, 0.1), (7.0, 0.2)], [(cell.alpha, cell.beta) for cell in spec.grid.cells]
+            assert cells in ([], later if is_later else first)
 
     @invariant()
     def no_round_completes_before_round_zero(self) -> None:
@@ -156,14 +200,39 @@ class PlannerStates(RuleBasedStateMachine):
         view = self.job.view
         if view.status is not JobStatus.SUCCEEDED:
             return
-        fingerprint = SEARCH if view.spec.confirm is None else CONFIRM
-        winners = {item.winner_id for item in view.rounds}
-        fids = {row.checkpoint_id: row.fid for row in view.evaluations if row.fingerprint == fingerprint}
+        winners = [item.winner_id for item in view.rounds]
+        fids = self._deciding_fids()
         best = self.job.ends[0].best_checkpoint_id or "base"
         assert fids[best] == min(fids[winner] for winner in winners)
-        last = view.rounds[-1]
-        improved = fids[last.winner_id] < fids[last.reference_id]
-        assert (self.job.ends[0].reason is TerminationReason.COMPLETED) == improved
+
+    @invariant()
+    def success_comes_when_patience_is_over_and_not_before(self) -> None:
+        """The stop rule once more, from the numbers of all rounds: how long ago was the last gain that counts?"""
+        view, stop = self.job.view, self.job.view.spec.stop
+        completed = [item for item in view.rounds if item.status is RoundStatus.COMPLETED]
+        if len(completed) < 2:
+            return
+        by_id = self._deciding_fids()
+        path = [by_id[item.winner_id] for item in completed]
+        noise = 0.0
+        if stop.noise_seeds is not None:
+            protocol = view.spec.confirm or view.spec.evaluation
+            seeds = [protocol.seed + index * protocol.num_samples for index in range(stop.noise_seeds + 1)]
+            base = [row for row in view.evaluations if row.unit_id == "baseline-0-0" and row.seed in seeds]
+            noise = stdev(row.fid for row in base if row.num_samples == protocol.num_samples)
+        threshold = max(stop.min_improvement, 2 * noise)
+        gains = [0]
+        for index, fid in enumerate(path):
+            if fid < path[gains[-1]] - threshold:
+                gains.append(index)
+        waited = len(path) - 1 - gains[-1]
+        if view.status is JobStatus.SUCCEEDED:
+            reason = self.job.ends[0].reason
+            assert (reason is TerminationReason.NO_IMPROVEMENT) == (waited >= stop.patience_rounds)
+            assert reason is TerminationReason.NO_IMPROVEMENT or len(path) == view.spec.rounds + 1
+            assert self.job.ends[0].message
+        elif view.status not in JOB_ENDED:
+            assert waited < stop.patience_rounds
 
 
 TestPlannerStates = PlannerStates.TestCase
