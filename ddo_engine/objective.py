@@ -1,5 +1,6 @@
 """The DDO loss, for every family: it knows log-likelihood ratios, alpha and beta, nothing else."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,19 @@ def loss_terms(real_ratio_B: Tensor, fake_ratio_B: Tensor, *, beta: float | None
     if beta is None:
         return -real_ratio_B / 2, fake_ratio_B / 2
     return -logsigmoid(beta * real_ratio_B), -logsigmoid(-beta * fake_ratio_B)
+
+
+def mle_term(real_ratio_B: Tensor, *, beta: float | None) -> Tensor:
+    """Return the tangent of the data term at ratio 0, ``ln 2 - beta ratio / 2``: maximum likelihood on its scale.
+
+    Its gradient is beta / 2 times that of the negative log-likelihood, wherever the ratio goes: it starts as the data
+    term does, and no sigmoid brakes it.
+
+    Args:
+        real_ratio_B: log p_theta / p_ref on dataset images, nats. Shape (B,).
+        beta: Scale of the ratio, 1/nats; None: as in :func:`loss_terms`.
+    """
+    return -real_ratio_B / 2 if beta is None else math.log(2) - beta / 2 * real_ratio_B
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,16 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
     """Return all that the course of a trial follows from; only states of the same identity are taken up."""
     settings = spec.model_dump(
         mode="json",
-        include={"objective", "training", "sampler", "evaluation", "dataset_reading", "grey_levels", "seed"},
+        include={
+            "objective",
+            "training",
+            "online_reference_set",
+            "sampler",
+            "evaluation",
+            "dataset_reading",
+            "grey_levels",
+            "seed",
+        },
         exclude={"training": {"save_state_every_kimg"}},
     )
     return settings | hashes.as_provenance()
@@ -71,7 +80,9 @@ def trial_provenance(
         kimg: The same in thousands of real images.
         found_beta: What the probe found, where the objective's beta is 'auto'.
     """
-    settings = spec.model_dump(mode="json", include={"objective", "training", "sampler", "dataset_reading", "seed"})
+    settings = spec.model_dump(
+        mode="json", include={"objective", "training", "online_reference_set", "sampler", "dataset_reading", "seed"}
+    )
     provenance = hashes.as_provenance() | settings
     provenance |= {
         "kimg": kimg,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ddo_engine.alarms import Alarms
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families.protocol import Family
+from ddo_engine.loss_scale import make_loss_scaler
 from ddo_engine.optimization import make_optimizer
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, StateHeader
@@ -57,6 +58,7 @@ class TrainingState:
         best_fid: Lowest FID so far.
         beta: What the probe found for the objective's beta 'auto'; None otherwise.
         alarms: What was said of the run.
+        loss_scaler: Scales the loss in float16; does nothing otherwise.
     """
 
     target_model: nn.Module
@@ -68,6 +70,7 @@ class TrainingState:
     best_fid: float | None = field(default=None)
     beta: float | None = None
     alarms: Alarms = field(default_factory=Alarms)
+    loss_scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
 
     @classmethod
     def fresh(
@@ -88,6 +91,7 @@ class TrainingState:
             ema_model=deepcopy(base_model).requires_grad_(False),
             optimizer=make_optimizer(family, target_model, training),
             window=DiagnosticsWindow(diagnostics, torch.zeros(len(diagnostics), dtype=torch.float64, device=device)),
+            loss_scaler=make_loss_scaler(training, device),
         )
 
     def save(self, identity: dict[str, Any], kimg: float) -> SavedState:
@@ -107,6 +111,7 @@ class TrainingState:
             beta=self.beta,
             warnings_raised=self.alarms.raised,
             saturated_windows=self.alarms.saturated_windows,
+            loss_scale=self.loss_scaler.state_dict(),
             numerics=numerics_of(self.window.sums_K.device),
         )
         return SavedState(header, tensors)
@@ -134,6 +139,8 @@ class TrainingState:
         header = saved.header
         self.window.num_steps = header.window_steps
         self.step, self.evaluated_step, self.best_fid = header.step, header.evaluated_step, header.best_fid
+        if header.loss_scale:
+            self.loss_scaler.load_state_dict(dict(header.loss_scale))
         self.beta, self.alarms = header.beta, Alarms(header.warnings_raised, header.saturated_windows)
 
 

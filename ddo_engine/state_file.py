@@ -37,6 +37,9 @@ class StateHeader(Settings):
     beta: float | None = Field(default=None, gt=0, description="What the probe found for beta 'auto'.")
     warnings_raised: tuple[str, ...] = Field(default=(), description="Codes of the warnings that were given.")
     saturated_windows: int = Field(default=0, ge=0, description="Windows on end with a saturated discriminator.")
+    loss_scale: dict[str, int | float] = Field(
+        default_factory=dict, description="State of the loss scaler; empty where there is none."
+    )
     numerics: dict[str, str] = Field(description="What besides the run decides the bits: engine, torch, device, …")
 
 

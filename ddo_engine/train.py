@@ -10,7 +10,7 @@ from ddo_engine.batches import BatchSource, DataOrder, concatenated
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset
 from ddo_engine.device import out_of_memory_blames
-from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
+from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.inputs import (
     check_features_fit_dataset,
@@ -25,6 +25,7 @@ from ddo_engine.inputs import (
 )
 from ddo_engine.log import log
 from ddo_engine.models import UnitModels, open_models
+from ddo_engine.online import FakeSource, MismatchedLabels, OnlineFakes, StoredFakes
 from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
@@ -148,12 +149,29 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
         order = DataOrder(len(source), spec.seed, stream)
         return BatchSource(source, order, spec.training.batch_size, context.device)
 
-    real = batches(dataset, "real")
+    family, real = base.family, batches(dataset, "real")
+    training = family.with_defaults(base.model, spec.training, spec.objective.kind)
     if spec.objective.kind == "mle":
-        return MLETrainingLoss(base.family, real, spec.training, spec.seed)
+        return MLETrainingLoss(family, real, training, spec.seed)
     reference_model = deepcopy(base.model).requires_grad_(False)
-    fake = batches(_reference_set(spec, base), "fake")
-    return DDOTrainingLoss(base.family, reference_model, real, fake, spec.objective, spec.training, spec.seed)
+    fake: FakeSource
+    if spec.objective.kind == "cca":
+        _require_labels(base)
+        fake = MismatchedLabels(real)
+    elif spec.online_reference_set is not None:
+        family.check_online_reference_set(base.model)
+        fake = OnlineFakes(family, reference_model, spec.online_reference_set, training, spec.grey_levels, spec.seed)
+    else:
+        fake = StoredFakes(batches(_reference_set(spec, base), "fake"))
+    return DDOTrainingLoss(family, reference_model, real, fake, spec.objective, training, spec.seed)
+
+
+def _require_labels(base: LoadedCheckpoint) -> None:
+    if base.info.space != "tokens" or base.info.label_dim == 0:
+        raise InvalidSpec(
+            "objective.kind: 'cca' contrasts the labels of a class-conditional VAR: choose 'ddo' or 'mle'",
+            param="objective.kind",
+        )
 
 
 def _reference_set(spec: TrainSpec, base: LoadedCheckpoint) -> ImageDataset:

@@ -18,6 +18,7 @@ from ddo_engine.errors import DiscriminatorSaturated, Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
 from ddo_engine.learning_rate import learning_rate_at
+from ddo_engine.loss_scale import may_skip
 from ddo_engine.optimization import replace_non_finite_, set_rates
 from ddo_engine.performance import StepMeter
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
@@ -34,7 +35,8 @@ STATE_FILE = "state.safetensors"
 def diagnostics_of(training: TrainingSettings, loss: TrainingLoss) -> tuple[str, ...]:
     """Return the names of what every step reports, in order."""
     replaced = ("replaced_gradients",) if training.non_finite_gradients == "replace" else ()
-    return ("loss", "gradient_norm", *replaced, *loss.diagnostics)
+    skipped = ("skipped_steps",) if training.precision == "float16" else ()
+    return ("loss", "gradient_norm", *replaced, *skipped, *loss.diagnostics)
 
 
 @dataclass
@@ -139,18 +141,25 @@ class Trial:
         set_rates(state.optimizer, state.step, training)
         state.optimizer.zero_grad(set_to_none=True)
         values_BK = self._backward()
+        state.loss_scaler.unscale_(state.optimizer)
         parameters = [parameter for parameter in state.target_model.parameters() if parameter.grad is not None]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         replaced = [replace_non_finite_(gradients)] if training.non_finite_gradients == "replace" else []
         gradient_norm = torch.nn.utils.get_total_norm(gradients)
         loss = values_BK[:, 0].mean()
-        numbers_K = torch.stack([loss, gradient_norm, *replaced, *self.loss.summary(values_BK)])
+        overflows = may_skip(state.loss_scaler) and not bool(torch.isfinite(gradient_norm))
+        skipped = [torch.full_like(loss, float(overflows))] if state.loss_scaler.is_enabled() else []
+        if overflows:
+            gradient_norm = torch.zeros_like(gradient_norm)
+        numbers_K = torch.stack([loss, gradient_norm, *replaced, *skipped, *self.loss.summary(values_BK)])
         # Looked at before the weights are touched: the last good state stays the last good state.
         if not bool(torch.isfinite(numbers_K).all()):
             raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
         if training.max_gradient_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(parameters, training.max_gradient_norm, gradient_norm)
-        state.optimizer.step()
+        if not overflows:
+            state.optimizer.step()
+        state.loss_scaler.update()
         update_ema(state.ema_model, state.target_model, ema_decay_at(state.step, training))
         # After the average: it is taken of the weights that the optimizer left (arXiv:2312.02696, section 3.1).
         self.base.family.constrain_(state.target_model)
@@ -164,7 +173,8 @@ class Trial:
         for first in range(0, batch_size, rows_at_once):
             rows = range(first, min(first + rows_at_once, batch_size))
             values_BK = self.loss(self.state.target_model, self.state.step, rows)
-            (values_BK[:, 0].sum() / batch_size).backward()  # type: ignore[no-untyped-call]
+            loss = values_BK[:, 0].sum() / batch_size
+            self.state.loss_scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             values.append(values_BK.detach())
         return torch.cat(values)
 

@@ -15,7 +15,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from ddo_engine.spec import SamplerSettings, TrainingSettings
+from ddo_engine.spec import OnlineReferenceSet, SamplerSettings, TrainingSettings
+
+ObjectiveKind = Literal["ddo", "cca", "mle"]
 
 
 @dataclass(frozen=True)
@@ -45,14 +47,17 @@ class LabelledImages:
     """A batch of images, or some rows of one.
 
     Attributes:
-        images_BCHW: uint8 pixels; or float32 moments of latents, (B, 2C, H, W): means, then standard deviations.
+        images_BCHW: uint8 pixels; or float32 moments of latents, (B, 2C, H, W): means, then standard deviations; or,
+            of fakes that were never decoded, int64 tokens, (B, L).
         labels_B: int64 class indices, or None for an unlabelled batch.
         part: Which rows they are; None: the whole batch.
+        dropped_B: True where the label is dropped: the network sees none. None: nowhere.
     """
 
     images_BCHW: Tensor
     labels_B: Tensor | None
     part: BatchPart | None = None
+    dropped_B: Tensor | None = None
 
     def to(self, device: torch.device) -> "LabelledImages":
         """Return the batch on ``device``."""
@@ -169,6 +174,42 @@ class Family(Protocol):
             InvalidSpec: The model cannot be trained so; names the setting.
         """
 
+    def with_defaults(self, model: nn.Module, training: TrainingSettings, objective: ObjectiveKind) -> TrainingSettings:
+        """Return the settings with those filled in that they leave to the family: label_dropout, normalise_by_alpha."""
+
+    def check_online_reference_set(self, model: nn.Module) -> None:
+        """Refuse to draw fakes beside every batch.
+
+        Raises:
+            InvalidSpec: :meth:`draw_fakes` is not for models of this family.
+        """
+
+    def draw_fakes(
+        self,
+        reference_model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        online: OnlineReferenceSet,
+        training: TrainingSettings,
+    ) -> Tensor:
+        """Draw one sample of p_ref per seed, without guidance; sample i depends on seed i and label i alone.
+
+        Args:
+            reference_model: In eval mode, on the device that trains.
+            seeds: One per row, below 2^64; the streams run on that device.
+            labels_B: int64 class indices; None for an unconditional model.
+            online: Whether to decode.
+            training: What the network computes in.
+
+        Returns:
+            uint8 images of shape (B, C, H, W), rounded as :meth:`sample` does; or, not decoded, int64 tokens (B, L),
+            which :meth:`log_likelihood_ratios` takes as images.
+
+        Raises:
+            InvalidSpec: See :meth:`check_online_reference_set`.
+            NonFiniteLoss: The reference gives NaN.
+        """
+
     def constrain_(self, model: nn.Module) -> None:
         """Project the weights, in place, onto the family's constraint set.
 
@@ -196,7 +237,8 @@ class Family(Protocol):
         """Return log p_theta − log p_ref in nats (for diffusion a one-sample ELBO estimate), real and fake.
 
         Target and reference see the same noise, and row i of ``fake`` reuses the noise of row i of ``real``. Both
-        hold the same rows of their batches (:class:`BatchPart`).
+        hold the same rows of their batches (:class:`BatchPart`), and the same labels are dropped; fakes whose label is
+        dropped are not looked at (their term has alpha 0), and their ratio is 0.
 
         Returns:
             float32; gradients flow into ``target_model`` only.

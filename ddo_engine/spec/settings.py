@@ -17,13 +17,24 @@ class DDOObjective(Settings):
     beta: Beta = Field(description="'auto': found by a short probe before the trial, see training.probe_kimg.")
 
 
+class CCAObjective(Settings):
+    """Condition contrastive alignment, arXiv:2410.09347: real images under other rows' labels in the place of fakes.
+
+    A baseline of DDO for class-conditional VAR; ``alpha`` is that paper's lambda.
+    """
+
+    kind: Literal["cca"] = "cca"
+    alpha: float = Field(ge=0, le=1e6)
+    beta: float = Field(gt=0, le=1e6)
+
+
 class MLEObjective(Settings):
     """The family's own pretraining loss: how bases are made, and the control that DDO is compared with."""
 
     kind: Literal["mle"] = "mle"
 
 
-Objective = Annotated[DDOObjective | MLEObjective, Field(discriminator="kind")]
+Objective = Annotated[DDOObjective | CCAObjective | MLEObjective, Field(discriminator="kind")]
 
 
 class TrainingSettings(Settings):

@@ -21,8 +21,16 @@ from ddo_engine.families.diffusion.likelihood import (
 from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
-from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios
-from ddo_engine.spec import AutoregressiveSettings, DPMSolverSettings, HeunSettings, SamplerSettings, TrainingSettings
+from ddo_engine.families.diffusion.training_settings import refusal_of_online_fakes, refuse_settings_of_tokens
+from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios, ObjectiveKind
+from ddo_engine.spec import (
+    AutoregressiveSettings,
+    DPMSolverSettings,
+    HeunSettings,
+    OnlineReferenceSet,
+    SamplerSettings,
+    TrainingSettings,
+)
 
 
 class DiffusionFamily:
@@ -74,12 +82,34 @@ class DiffusionFamily:
 
     def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.check_training`: these networks know no augmentation."""
+        refuse_settings_of_tokens(training)
         if training.augment_probability > 0:
             raise InvalidSpec(
                 f"training.augment_probability: networks of the family {self.name!r} cannot be told how their images "
                 "were augmented, and would learn to draw augmented ones; set it to 0",
                 param="training.augment_probability",
             )
+
+    def with_defaults(self, model: nn.Module, training: TrainingSettings, objective: ObjectiveKind) -> TrainingSettings:
+        """See :meth:`ddo_engine.families.protocol.Family.with_defaults`: all labels, and the loss as in the paper."""
+        return training.model_copy(
+            update={"label_dropout": 0.0, "normalise_by_alpha": bool(training.normalise_by_alpha)}
+        )
+
+    def check_online_reference_set(self, model: nn.Module) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_online_reference_set`: none of this family does."""
+        raise refusal_of_online_fakes()
+
+    def draw_fakes(
+        self,
+        reference_model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        online: OnlineReferenceSet,
+        training: TrainingSettings,
+    ) -> Tensor:
+        """See :meth:`ddo_engine.families.protocol.Family.draw_fakes`: refused."""
+        raise refusal_of_online_fakes()
 
     def augment(
         self,

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.diffusion.family import DiffusionFamily
+from ddo_engine.families.diffusion.training_settings import refuse_settings_of_tokens
 from ddo_engine.families.edm.augment import AUGMENT_DIM, augment, draw_augmentation
 from ddo_engine.families.edm.networks import build_network
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
@@ -29,6 +30,7 @@ class EDMFamily(DiffusionFamily):
         Augmentation needs a network that is told of it: another one would take augmented images for data, and draw
         them.
         """
+        refuse_settings_of_tokens(training)
         denoiser = self._denoiser(model)
         augment_dim = denoiser.augment_dim if isinstance(denoiser, PreconditionedDenoiser) else 0
         if training.augment_probability > 0 and augment_dim != AUGMENT_DIM:

@@ -8,16 +8,18 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.precision import forbid_tf32
-from ddo_engine.families.protocol import LabelledImages, LikelihoodRatios
+from ddo_engine.families.protocol import LabelledImages, LikelihoodRatios, ObjectiveKind
 from ddo_engine.families.var.networks import build_network
-from ddo_engine.families.var.noise import SampleNoise
+from ddo_engine.families.var.noise import RowNoise, SampleNoise
 from ddo_engine.families.var.sampling import sample_tokens
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.families.var.vqvae import VQVAE
-from ddo_engine.spec import AutoregressiveSettings, SamplerSettings, TrainingSettings
+from ddo_engine.spec import AutoregressiveSettings, OnlineReferenceSet, SamplerSettings, TrainingSettings
 
 # So many keep each of the full-size decoder's largest activations below 0.7 GB, and the rows of a call the same.
 IMAGES_OF_A_TOKENIZER_CALL = 16
+
+DROPPED_IN_DDO = 0.5  # share of labels, arXiv:2503.01103, section 5.3
 
 _NOT_DECAYING = ("pos_start", "pos_1LC", "lvl_embed", "scale_mul", "ada_gss")
 
@@ -54,6 +56,53 @@ class VARFamily:
                 "none; set it to 0",
                 param="training.augment_probability",
             )
+        has_labels = _checked(model).label_dim > 0
+        if training.label_dropout and not has_labels:
+            raise InvalidSpec(
+                "training.label_dropout: the model is unconditional and has no labels to drop; leave it out",
+                param="training.label_dropout",
+            )
+        if training.unconditional_rows == "mle" and (training.label_dropout == 0 or not has_labels):
+            raise InvalidSpec(
+                "training.unconditional_rows: no row loses its label: set training.label_dropout, or leave it out",
+                param="training.unconditional_rows",
+            )
+
+    def with_defaults(self, model: nn.Module, training: TrainingSettings, objective: ObjectiveKind) -> TrainingSettings:
+        """See :meth:`ddo_engine.families.protocol.Family.with_defaults`.
+
+        Half of all labels are dropped in DDO (arXiv:2503.01103, section 5.3), else as many as in pretraining; and the
+        loss is divided by max(alpha, 1), as in the authors' code.
+        """
+        var, filled = _checked(model), {}
+        if training.label_dropout is None:
+            rate = DROPPED_IN_DDO if objective == "ddo" else var.cond_drop_rate
+            filled["label_dropout"] = rate if var.label_dim else 0.0
+        if training.normalise_by_alpha is None:
+            filled["normalise_by_alpha"] = True
+        return training.model_copy(update=filled)
+
+    def check_online_reference_set(self, model: nn.Module) -> None:
+        """See :meth:`ddo_engine.families.protocol.Family.check_online_reference_set`: a VAR draws in one pass."""
+
+    @torch.no_grad()
+    def draw_fakes(
+        self,
+        reference_model: nn.Module,
+        seeds: Sequence[int],
+        labels_B: Tensor | None,
+        online: OnlineReferenceSet,
+        training: TrainingSettings,
+    ) -> Tensor:
+        """See :meth:`ddo_engine.families.protocol.Family.draw_fakes`: no guidance, no top-k, no top-p."""
+        forbid_tf32()
+        var = _checked(reference_model)
+        noise = RowNoise(seeds, var.head.weight.device)
+        labels_B = labels_B if var.label_dim else None
+        tokens_BL = sample_tokens(
+            var, labels_B, noise, len(seeds), AutoregressiveSettings(), precision=training.precision
+        )
+        return decoded(var.tokenizer, tokens_BL) if online.decode else tokens_BL
 
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
@@ -92,7 +141,7 @@ class VARFamily:
         chosen = noise.labels_B if labels_B is None or var.label_dim == 0 else labels_B
         labels_on_device = None if chosen is None else chosen.to(var.head.weight.device)
         tokens_BL = sample_tokens(var, labels_on_device, noise, len(seeds), settings, on_step)
-        return torch.cat([_decoded(tokenizer, part) for part in torch.split(tokens_BL, IMAGES_OF_A_TOKENIZER_CALL)])
+        return decoded(tokenizer, tokens_BL)
 
     def log_likelihood_ratios(
         self,
@@ -113,23 +162,27 @@ class VARFamily:
         """
         forbid_tf32()
         target, reference = _checked(target_model), _checked(reference_model)
-        labels_B = _labels_of(target, real, fake)
-        tokens_BL = encoded(target.tokenizer, torch.cat([real.images_BCHW, fake.images_BCHW]))
+        tokenizer, precision, num_real = target.tokenizer, training.precision, len(real.images_BCHW)
+        counted = _with_label(fake)
+        labels_B = _labels_of(target, real, counted)
+        tokens_BL = torch.cat([encoded(tokenizer, batch.images_BCHW) for batch in (real, counted)])
         with torch.no_grad():
-            inputs_BLZ = target.tokenizer.next_scale_inputs(tokens_BL)
-            reference_BL = reference.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ)
-        target_BL = target.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ)
+            inputs_BLZ = tokenizer.next_scale_inputs(tokens_BL)
+            reference_BL = reference.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ, precision=precision)
+        target_BL = target.token_log_likelihood(tokens_BL, labels_B, inputs_BLZ, precision=precision)
         ratios_B = (target_BL - reference_BL).sum(1)
-        real_B, fake_B = torch.split(ratios_B, [len(real.images_BCHW), len(fake.images_BCHW)])
-        return LikelihoodRatios(real_B, fake_B, -reference_BL[: len(real_B)].sum(1))
+        real_B, fake_B = ratios_B[:num_real], ratios_B[num_real:]
+        if fake.dropped_B is not None:
+            fake_B = fake_B.new_zeros(len(fake.images_BCHW)).masked_scatter(~fake.dropped_B, fake_B)
+        return LikelihoodRatios(real_B, fake_B, -reference_BL[:num_real].sum(1))
 
     def pretraining_loss(
         self, model: nn.Module, real: LabelledImages, training: TrainingSettings, generator: torch.Generator
     ) -> Tensor:
         """See :meth:`ddo_engine.families.protocol.Family.pretraining_loss`: the cross-entropy of all tokens, in nats.
 
-        Labels are dropped with the model's ``cond_drop_rate``, so that guidance keeps working; the generator gives one
-        uniform number a row for that.
+        Labels are dropped with the model's ``cond_drop_rate``, or ``training.label_dropout``, so that guidance keeps
+        working; the generator gives one uniform number a row for that.
 
         Raises:
             IncompatibleInputs: The model has no tokenizer.
@@ -140,12 +193,18 @@ class VARFamily:
         labels_B = _labels_of(var, real)
         if labels_B is not None:
             uniform_B = torch.rand(real.rows.batch_size, generator=generator, device=labels_B.device)
-            labels_B = labels_B.masked_fill(real.rows.rows_of(uniform_B) < var.cond_drop_rate, var.num_classes)
-        return -var.log_likelihood(encoded(var.tokenizer, real.images_BCHW), labels_B)
+            rate = var.cond_drop_rate if training.label_dropout is None else training.label_dropout
+            labels_B = labels_B.masked_fill(real.rows.rows_of(uniform_B) < rate, var.num_classes)
+        tokens_BL = encoded(var.tokenizer, real.images_BCHW)
+        return -var.token_log_likelihood(tokens_BL, labels_B, precision=training.precision).sum(1)
 
 
 def encoded(tokenizer: VQVAE, images_BCHW: Tensor) -> Tensor:
-    """Return the tokens of uint8 images, int64, shape (B, L), a few images at a time."""
+    """Return the tokens of uint8 images, int64, shape (B, L), a few images at a time; tokens stay tokens."""
+    if images_BCHW.dtype == torch.int64:
+        return images_BCHW
+    if not len(images_BCHW):
+        return torch.empty(0, tokenizer.num_tokens, dtype=torch.int64, device=images_BCHW.device)
     return torch.cat([tokenizer.encode(part) for part in torch.split(images_BCHW, IMAGES_OF_A_TOKENIZER_CALL)])
 
 
@@ -179,10 +238,31 @@ def _checked_sampler(model: VAR, guide: nn.Module | None, sampler: SamplerSettin
 def _labels_of(model: VAR, *batches: LabelledImages) -> Tensor | None:
     if model.label_dim == 0:
         return None
-    labels = [batch.labels_B for batch in batches if batch.labels_B is not None]
-    if len(labels) < len(batches):
-        raise ValueError("the model is class-conditional: real and fake images must have labels")
+    labels = []
+    for batch in batches:
+        if batch.labels_B is None:
+            raise ValueError("the model is class-conditional: real and fake images must have labels")
+        dropped_B = batch.dropped_B
+        labels.append(batch.labels_B if dropped_B is None else batch.labels_B.masked_fill(dropped_B, model.num_classes))
     return torch.cat(labels)
+
+
+def _with_label(batch: LabelledImages) -> LabelledImages:
+    """Return the rows whose label is not dropped."""
+    if batch.dropped_B is None:
+        return batch
+    kept_B = ~batch.dropped_B
+    labels_B = None if batch.labels_B is None else batch.labels_B[kept_B]
+    return LabelledImages(batch.images_BCHW[kept_B], labels_B)
+
+
+def decoded(tokenizer: VQVAE, tokens_BL: Tensor) -> Tensor:
+    """Return uint8 images on the CPU, a few at a time.
+
+    Raises:
+        NonFiniteLoss: A pixel is NaN or infinite.
+    """
+    return torch.cat([_decoded(tokenizer, part) for part in torch.split(tokens_BL, IMAGES_OF_A_TOKENIZER_CALL)])
 
 
 def _decoded(tokenizer: VQVAE, tokens_BL: Tensor) -> Tensor:

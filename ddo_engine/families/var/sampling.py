@@ -12,6 +12,7 @@ from torch import Tensor
 from ddo_engine.errors import NonFiniteLoss
 from ddo_engine.families.var.filtering import filtered
 from ddo_engine.families.var.noise import RaceNoise
+from ddo_engine.families.var.precision import Precision, computing_in
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.families.var.transformer_layers import KeyValueCache
 from ddo_engine.spec import AutoregressiveSettings
@@ -23,7 +24,14 @@ class ScaleByScale:
     Use: as often as there are scales, :meth:`logits`, then :meth:`accept` with the tokens of that scale.
     """
 
-    def __init__(self, model: VAR, labels_B: Tensor | None, num_rows: int, guidance_scale: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: VAR,
+        labels_B: Tensor | None,
+        num_rows: int,
+        guidance_scale: float = 0.0,
+        precision: Precision = "float32",
+    ) -> None:
         """Start an image per row.
 
         Args:
@@ -31,8 +39,10 @@ class ScaleByScale:
             labels_B: int64 class indices on the model's device; None for no class.
             num_rows: B.
             guidance_scale: s; at scale k of K the guidance is ``t = s k / (K - 1)``.
+            precision: What the network computes in; the tokenizer always computes in float32.
         """
         self._model = model
+        self._precision = precision
         self._tokenizer = model.tokenizer
         self._guidance_scale = guidance_scale
         self._copies = 1 if guidance_scale == 0 else 2
@@ -40,7 +50,8 @@ class ScaleByScale:
         if guidance_scale != 0:
             condition_BC = torch.cat([condition_BC, model.condition(None, num_rows)])
         self._condition_BC = condition_BC
-        self._modulations = model.modulations(condition_BC)
+        with self._computing():
+            self._modulations = model.modulations(condition_BC)
         self._caches = [KeyValueCache() for _ in self._modulations]
         self._scale = 0
         self._f_hat_BChw: Tensor | None = None
@@ -51,12 +62,13 @@ class ScaleByScale:
 
         Source: arXiv:2404.02905's sampler: ``(1 + t) cond - t uncond``.
         """
-        logits = self._model.transformed(
-            self._embedded_BlC + self._model.places(self._scale, self._scale + 1),
-            self._condition_BC,
-            self._modulations,
-            caches=self._caches,
-        )
+        with self._computing():
+            logits = self._model.transformed(
+                self._embedded_BlC + self._model.places(self._scale, self._scale + 1),
+                self._condition_BC,
+                self._modulations,
+                caches=self._caches,
+            )
         if self._copies == 1:
             return logits
         t = self._guidance_scale * self._scale / (len(self._model.patch_nums) - 1)
@@ -67,8 +79,12 @@ class ScaleByScale:
         """Go on to the next scale, given the tokens of this one."""
         if self._scale < len(self._model.patch_nums) - 1:
             self._f_hat_BChw, inputs = self._tokenizer.next_scale_input(self._f_hat_BChw, tokens_Bl, self._scale)
-            self._embedded_BlC = self._model.embedded(inputs).repeat(self._copies, 1, 1)
+            with self._computing():
+                self._embedded_BlC = self._model.embedded(inputs).repeat(self._copies, 1, 1)
         self._scale += 1
+
+    def _computing(self) -> torch.autocast:
+        return computing_in(self._precision, self._condition_BC.device)
 
 
 @torch.no_grad()
@@ -79,6 +95,7 @@ def sample_tokens(
     num_rows: int,
     sampler: AutoregressiveSettings,
     on_step: Callable[[int], None] | None = None,
+    precision: Precision = "float32",
 ) -> Tensor:
     """Draw the tokens of images.
 
@@ -89,6 +106,7 @@ def sample_tokens(
         num_rows: B.
         sampler: Guidance, top-k and top-p.
         on_step: Called with the number of finished scales.
+        precision: What the network computes in.
 
     Returns:
         int64, shape (B, L), on the model's device.
@@ -98,7 +116,7 @@ def sample_tokens(
 
     Source: arXiv:2404.02905, section 3.1.
     """
-    images = ScaleByScale(model, labels_B, num_rows, sampler.guidance_scale)
+    images = ScaleByScale(model, labels_B, num_rows, sampler.guidance_scale, precision)
     tokens = []
     for scale, num_tokens in enumerate(model.tokens_per_scale):
         logits_BlV = images.logits()

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families.var.initialisation import initialise_
+from ddo_engine.families.var.precision import Precision, computing_in
 from ddo_engine.families.var.transformer_layers import Block, HeadNorm, KeyValueCache
 from ddo_engine.families.var.vqvae import VQVAE
 
@@ -184,13 +185,23 @@ class VAR(nn.Module):
         return self.logits(tokens_BL, labels_B, inputs_BLZ)
 
     def token_log_likelihood(
-        self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
+        self,
+        tokens_BL: Tensor,
+        labels_B: Tensor | Sequence[int] | None = None,
+        inputs_BLZ: Tensor | None = None,
+        *,
+        precision: Precision = "float32",
     ) -> Tensor:
         """Return the log-likelihood of each token in nats, float32 or wider, shape (B, L).
 
-        Arguments and errors as in :meth:`logits`.
+        Arguments and errors as in :meth:`logits`; ``precision`` is the network's, not the tokenizer's nor that of the
+        softmax.
         """
-        logits_BLV = self.logits(tokens_BL, labels_B, inputs_BLZ)
+        if inputs_BLZ is None:
+            with torch.no_grad():
+                inputs_BLZ = self.tokenizer.next_scale_inputs(tokens_BL)
+        with computing_in(precision, tokens_BL.device):
+            logits_BLV = self.logits(tokens_BL, labels_B, inputs_BLZ)
         return -functional.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
 
     def log_likelihood(

@@ -110,6 +110,7 @@ def test_manifest_records_where_the_weights_come_from(inputs, tmp_path):
         "reference_set_sha256": [sha256_of(inputs.reference_set)],
         "feature_network_sha256": sha256_of(inputs.feature_network),
         "objective": spec["objective"],
+        "online_reference_set": None,
         "training": manifest.provenance["training"],
         "sampler": manifest.provenance["sampler"],
         "dataset_reading": {"resolution": None, "transform": "none", "convert": None},
@@ -150,7 +151,7 @@ def test_real_and_fake_images_come_in_orders_of_their_own_that_follow_the_seed(i
     original = DDOTrainingLoss.__call__
 
     def watched(self, target_model, step, rows):
-        orders.append([batches.order.indices(0, 90) for batches in (self.real, self.fake)])
+        orders.append([batches.order.indices(0, 90) for batches in (self.real, self.fake.source)])
         return original(self, target_model, step, rows)
 
     monkeypatch.setattr(DDOTrainingLoss, "__call__", watched)

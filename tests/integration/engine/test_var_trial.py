@@ -12,40 +12,14 @@ from ddo_engine.errors import CorruptCheckpoint, EngineError, IncompatibleInputs
 from ddo_engine.files import sha256_of
 from ddo_engine.spec import AutoregressiveSettings
 from ddo_engine.state_file import read_state
-from tests.engine_inputs import EngineInputs, make_inputs, merged, results, run_in_process
-from tests.tiny_families import VAR, VQVAE, randomised
-
-SAMPLER = {"kind": "autoregressive", "num_scales": 2, "batch_size": 16}
-TRAINING = {"learning_rate": 1e-3, "kimg": 0.064, "evaluate_every_kimg": 0.032, "save_state_every_kimg": 0.016}
+from tests.engine_inputs import EngineInputs, results, run_in_process
+from tests.tiny_families import VQVAE, randomised
+from tests.var_inputs import inputs_of, make_var_inputs, train_spec
 
 
 @pytest.fixture(scope="module")
 def var_inputs(tmp_path_factory) -> EngineInputs:
-    """Inputs whose checkpoint is a VAR; its VQVAE lies beside it, and its fakes were drawn by ``generate``."""
-    inputs = make_inputs(tmp_path_factory.mktemp("var-inputs"))
-    for name, network, seed in (("base", VAR, 1), ("vqvae", VQVAE, 2)):
-        manifest = CheckpointManifest(family="var", network=network)
-        save_checkpoint(inputs.folder / f"{name}.safetensors", randomised("var", network, seed=seed), manifest)
-    spec = inputs_of(inputs, num_samples=90, first_seed=1000)
-    run_in_process("generate", spec, inputs.folder / "drawn")
-    (inputs.folder / "drawn" / "reference-set.zip").replace(inputs.reference_set)
-    return inputs
-
-
-def inputs_of(inputs, **more):
-    spec = {
-        "checkpoint": str(inputs.checkpoint),
-        "autoencoder": str(inputs.folder / "vqvae.safetensors"),
-        "dataset": str(inputs.dataset),
-        "sampler": SAMPLER,
-    }
-    return merged(spec, more)
-
-
-def train_spec(inputs, **overrides):
-    return merged(inputs.train_spec(**inputs_of(inputs), training=TRAINING), overrides) | {
-        "sampler": merged(SAMPLER, overrides.get("sampler", {}))
-    }
+    return make_var_inputs(tmp_path_factory.mktemp("var-inputs"))
 
 
 def evaluate_spec(inputs, **overrides):
@@ -107,7 +81,8 @@ def test_generate_writes_what_sample_draws_with_the_labels_it_was_drawn_with(var
 
 @pytest.mark.parametrize("alpha", [0.0, 20.0])
 def test_first_step_of_a_var_has_ratio_0(var_inputs, tmp_path, alpha):
-    spec = train_spec(var_inputs, objective={"kind": "ddo", "alpha": alpha, "beta": 0.02})
+    training = {"label_dropout": 0.0, "normalise_by_alpha": False}
+    spec = train_spec(var_inputs, training=training, objective={"kind": "ddo", "alpha": alpha, "beta": 0.02})
     first = of_type(run_in_process("train", spec, tmp_path), "metric")[0]["values"]
     assert first["loss"] == pytest.approx((1 + alpha) * math.log(2), rel=1e-6)
     assert first["ratio_real_mean"] == first["ratio_real_std"] == 0.0
@@ -115,7 +90,8 @@ def test_first_step_of_a_var_has_ratio_0(var_inputs, tmp_path, alpha):
 
 
 def test_training_a_var_moves_the_ratio_up_on_data_and_down_on_fakes(var_inputs, tmp_path):
-    training = {"kimg": 1.6, "evaluate_every_kimg": 1.6, "learning_rate": 1e-2}
+    training = {"kimg": 1.6, "evaluate_every_kimg": 1.6, "learning_rate": 1e-2, "normalise_by_alpha": False}
+    training |= {"label_dropout": 0.0, "stop_when_saturated": False}
     spec = train_spec(var_inputs, training=training, objective={"kind": "ddo", "alpha": 2.0, "beta": 0.5})
     values = of_type(run_in_process("train", spec, tmp_path), "metric")[-1]["values"]
     assert values["ratio_real_mean"] > values["ratio_fake_mean"] + 1

@@ -7,7 +7,13 @@ import pytest
 from pydantic import ValidationError
 
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.learning_rate import edm2_learning_rate, learning_rate_at, var_learning_rate, var_weight_decay
+from ddo_engine.learning_rate import (
+    edm2_learning_rate,
+    learning_rate_at,
+    var_learning_rate,
+    var_weight_decay,
+    weight_decay_at,
+)
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.spec_file import read_spec
 from tests.numerics.golden import description
@@ -143,6 +149,14 @@ def test_var_rate_of_a_short_run_is_between_zero_and_the_peak(warmup_kimg, decay
         schedule={"kind": "var", "decay": decay},
     )
     assert all(0 < learning_rate_at(step, training) <= 0.5 for step in range(training.num_steps))
+
+
+@pytest.mark.parametrize("row", VAR_ROWS, ids=named)
+def test_settings_of_a_var_run_give_the_official_weight_decay_of_a_step(row):
+    training = settings(
+        kimg=row["max_it"] / 1000, batch_size=1, weight_decay=row["wd0"], final_weight_decay=row["wd_end"]
+    )
+    assert weight_decay_at(row["it"], training) == pytest.approx(row["wd"], rel=1e-9, abs=0)
 
 
 def test_var_weight_decay_of_a_single_step_is_the_initial_one():

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ddo_engine.batches import BatchSource, DataOrder
 from ddo_engine.data import InMemoryDataset
 from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios
+from ddo_engine.online import StoredFakes
 from ddo_engine.spec import DDOObjective, TrainingSettings
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 
@@ -55,7 +56,7 @@ def loss_of(kind: str, family: RecordingFamily, seed: int) -> TrainingLoss:
         family,  # type: ignore[arg-type]
         nn.Identity(),
         source(0, seed, "real"),
-        source(100, seed, "fake"),
+        StoredFakes(source(100, seed, "fake")),
         DDOObjective(alpha=1, beta=1),
         TRAINING,
         seed,
