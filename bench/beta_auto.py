@@ -2,8 +2,8 @@
 
     python -m bench.beta_auto [--out DIR]
 
-For the digits preset and the EDM2 and VAR examples: the probe alone at several shares of a trial; then whole trials,
-with the beta by hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
+For the digits preset and the EDM2 and VAR examples: the probe alone, of several lengths; then whole trials, the beta by
+hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from ddo_engine import generate, train
 from ddo_engine.errors import Interrupted
 from ddo_engine.events import EventWriter
 from ddo_engine.interruption import StopRequest
-from ddo_engine.presets import PRESETS
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import (
     BetaFound,
@@ -37,7 +36,7 @@ from examples.digits.demo import ASSETS, job_body
 from examples.digits.families import EXAMPLES
 from examples.digits.make_dataset import make_dataset
 
-SHARES = (0.02, 0.05, 0.1, 0.25, 1.0)
+STEPS = (4, 8, 16, 30)
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,10 @@ def _events_of(command: Any, spec: Any, folder: Path, *, until_beta: bool = Fals
     return events
 
 
-def found_beta(case: Case, *, alpha: float, share: float) -> BetaFound:
-    """Run a probe of this share of the trial, and nothing after it."""
-    training = case.spec.training.model_copy(update={"probe_kimg": share * case.spec.training.kimg})
+def found_beta(case: Case, *, alpha: float, num_steps: int | None) -> BetaFound:
+    """Run a probe of so many steps, or of the usual length, and nothing after it."""
+    kimg = None if num_steps is None else num_steps * case.spec.training.batch_size / 1000
+    training = case.spec.training.model_copy(update={"probe_kimg": kimg})
     objective = DDOObjective(alpha=alpha, beta="auto")
     spec = case.spec.model_copy(update={"training": training, "objective": objective})
     with tempfile.TemporaryDirectory() as folder:
@@ -158,13 +158,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
     with tempfile.TemporaryDirectory() as temporary:
         made = list(cases(parser.parse_args().out or Path(temporary)))
-        print(f"| model | alpha | by hand | {' | '.join(f'{share:.0%} of the trial' for share in SHARES)} |")
-        print("|---|---:|---:|" + "---:|" * len(SHARES))
+        print(f"| model | alpha | by hand | by default | {' | '.join(f'{steps} steps' for steps in STEPS)} |")
+        print("|---|---:|---:|---:|" + "---:|" * len(STEPS))
         for case in made:
             for alpha in (1.0, 4.0):
-                betas = [f"{found_beta(case, alpha=alpha, share=share).beta:.3g}" for share in SHARES]
+                default = found_beta(case, alpha=alpha, num_steps=None)
+                betas = [f"{found_beta(case, alpha=alpha, num_steps=steps).beta:.3g}" for steps in STEPS]
                 hand = ", ".join(f"{beta:g}" for beta in case.by_hand)
-                print(f"| {case.name} | {alpha:g} | {hand} | {' | '.join(betas)} |", flush=True)
+                shown = f"{default.beta:.3g} ({default.num_steps} steps)"
+                print(f"| {case.name} | {alpha:g} | {hand} | {shown} | {' | '.join(betas)} |", flush=True)
         print()
         print(
             "| model | alpha | beta | best FID | accuracy | saturated | beta x std | loss on data / reference's | "

@@ -12,10 +12,11 @@ import torch
 
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.events import ProgressReporter
-from ddo_engine.spec import BetaFound, CosineSchedule, TrainSpec
+from ddo_engine.spec import BetaFound, TrainingSettings, TrainSpec
 from ddo_engine.trial import Trial, diagnostics_of
 
 PROBE_SHARE = 0.05
+FEWEST_STEPS = 8
 # Of the probe's steps; the ratio still grows in it, and the trial begins where it ends.
 MEASURED_SHARE = 0.25
 LARGEST_BETA = 1e6
@@ -24,18 +25,11 @@ LARGEST_BETA = 1e6
 def probe_spec(spec: TrainSpec) -> TrainSpec:
     """Return the run that a trial's beta is found by.
 
-    It trains as the trial does, but for the following. The rate is the peak's from the first step: a warm-up may last
-    the whole trial, and its first steps move next to nothing. Gradients are not shortened: theirs is the scale of a
-    loss that was divided by beta. Nothing is averaged, evaluated or written.
+    Its steps are the trial's first ones, warm-up and all, on the same images, but for the loss. Gradients are not
+    shortened: theirs is the scale of a loss that was divided by beta. Nothing is averaged, evaluated or written.
     """
-    training = spec.training
-    probing = training.model_copy(
+    probing = spec.training.model_copy(
         update={
-            "kimg": training.probe_kimg or training.kimg * PROBE_SHARE,
-            "schedule": CosineSchedule(),
-            "warmup_kimg": 0.0,
-            "final_learning_rate_factor": 1.0,
-            "final_weight_decay": None,
             "max_gradient_norm": None,
             "ema_half_life_kimg": 0.0,
             "ema_rampup_ratio": None,
@@ -44,6 +38,13 @@ def probe_spec(spec: TrainSpec) -> TrainSpec:
         }
     )
     return spec.model_copy(update={"training": probing, "evaluation": None, "state": None})
+
+
+def num_probe_steps(training: TrainingSettings) -> int:
+    """Return how many steps the probe takes."""
+    if training.probe_kimg is not None:
+        return -(-round(training.probe_kimg * 1000) // training.batch_size)
+    return min(max(round(training.num_steps * PROBE_SHARE), FEWEST_STEPS), training.num_steps)
 
 
 def find_beta(probe: Trial) -> BetaFound:
@@ -59,25 +60,26 @@ def find_beta(probe: Trial) -> BetaFound:
         OutOfMemory: The device ran out of memory.
     """
     training = probe.spec.training
+    num_steps = num_probe_steps(training)
     names = diagnostics_of(training, probe.loss)
-    num_measured = max(round(training.num_steps * MEASURED_SHARE), 1)
-    progress = ProgressReporter(probe.context.events, "probe", training.num_steps * training.batch_size)
+    num_measured = max(round(num_steps * MEASURED_SHARE), 1)
+    progress = ProgressReporter(probe.context.events, "probe", num_steps * training.batch_size)
     variances = []
-    for step in range(training.num_steps):
+    for step in range(num_steps):
         progress.update(step * training.batch_size)
         probe.context.stop.check()
         values_K = probe.advance()
-        if step >= training.num_steps - num_measured:
+        if step >= num_steps - num_measured:
             variances.append(pooled_variance(dict(zip(names, values_K.tolist(), strict=True))))
-    progress.update(training.num_steps * training.batch_size)
+    progress.update(num_steps * training.batch_size)
     std = math.sqrt(torch.tensor(variances, dtype=torch.float64).mean().item())
     if std < 1 / LARGEST_BETA:
         raise InvalidSpec(
             f"objective.beta: 'auto' finds nothing where the ratios spread by only {std:.2g} nats after a probe of "
-            f"{training.num_steps} steps: raise training.probe_kimg or training.learning_rate, or give beta a number",
+            f"{num_steps} steps: raise training.probe_kimg or training.learning_rate, or give beta a number",
             param="objective.beta",
         )
-    return BetaFound(beta=1 / std, ratio_std=std, num_steps=training.num_steps)
+    return BetaFound(beta=1 / std, ratio_std=std, num_steps=num_steps)
 
 
 def pooled_variance(values: Mapping[str, float]) -> float:

@@ -137,7 +137,7 @@ class TrainingSettings(Settings):
         default=None,
         le=1e7,
         description="Length of the probe that beta 'auto' is found by, in thousands of real images; None: a twentieth "
-        "of kimg.",
+        "of kimg, eight steps at least.",
     )
     stop_when_saturated: bool = Field(
         default=True,

@@ -9,6 +9,8 @@ from ddo_engine.errors import CorruptCheckpoint, Interrupted, InvalidSpec
 from ddo_engine.families.edm import EDMFamily
 from ddo_engine.families.protocol import LikelihoodRatios
 from ddo_engine.objective import ddo_loss
+from ddo_engine.probe import FEWEST_STEPS, num_probe_steps
+from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, read_state, write_state
 from tests.engine_inputs import Killed, results, run_in_process
 
@@ -51,7 +53,7 @@ def test_first_step_of_the_trial_starts_from_the_base(inputs, tmp_path):
 
 
 def test_ratio_spreads_by_about_one_over_beta_when_the_trial_has_gone_as_far_as_the_probe(inputs, tmp_path):
-    events = run_in_process("train", spec_of(inputs, warmup_kimg=0.0, max_gradient_norm=None), tmp_path)
+    events = run_in_process("train", spec_of(inputs), tmp_path)
     values = of_type(events, "metric")[3]["values"]
     assert 0.3 < found(events)["beta"] * values["ratio_real_std"] < 3
 
@@ -78,23 +80,30 @@ def test_ratios_that_are_k_times_larger_give_beta_over_k(inputs, tmp_path, monke
     assert larger == pytest.approx(plain / factor, rel=1e-3)
 
 
-def test_warm_up_and_clipping_leave_the_beta_as_it_is(inputs, tmp_path):
+def test_clipping_and_average_leave_the_beta_as_it_is(inputs, tmp_path):
     plain = found(run_in_process("train", spec_of(inputs), tmp_path / "plain"))
-    other = spec_of(inputs, warmup_kimg=0.128, max_gradient_norm=1e-3, ema_half_life_kimg=0.0)
+    other = spec_of(inputs, max_gradient_norm=1e-3, ema_half_life_kimg=0.0)
     assert found(run_in_process("train", other, tmp_path / "other")) == plain
 
 
-def test_alpha_and_length_of_the_probe_count(inputs, tmp_path):
+def test_alpha_warm_up_and_length_of_the_probe_count(inputs, tmp_path):
     betas = set()
-    for index, (alpha, kimg) in enumerate([(2.0, 0.064), (6.0, 0.064), (2.0, 0.128)]):
-        spec = inputs.train_spec(objective=AUTO | {"alpha": alpha}, training={"probe_kimg": kimg})
+    for index, (alpha, training) in enumerate(
+        [(2.0, {}), (6.0, {}), (2.0, {"probe_kimg": 0.128}), (2.0, {"warmup_kimg": 0.128})]
+    ):
+        spec = inputs.train_spec(objective=AUTO | {"alpha": alpha}, training=PROBE | training)
         betas.add(found(run_in_process("train", spec, tmp_path / str(index)))["beta"])
-    assert len(betas) == 3
+    assert len(betas) == 4
 
 
-def test_probe_without_a_length_takes_a_twentieth_of_the_trial(inputs, tmp_path):
-    spec = inputs.train_spec(objective=AUTO, training={"kimg": 0.64, "evaluate_every_kimg": 0.64})
-    assert found(run_in_process("train", spec, tmp_path))["num_steps"] == 2
+@pytest.mark.parametrize(
+    ("kimg", "num_steps"),
+    [(0.064, 4), (0.64, FEWEST_STEPS), (1000, 3125), (1500, 4688)],
+    ids=lambda value: f"{value:g}",
+)
+def test_probe_without_a_length_takes_a_twentieth_of_the_trial_and_some_steps_at_least(inputs, kimg, num_steps):
+    training = inputs.train_spec()["training"] | {"kimg": kimg}
+    assert num_probe_steps(TrainingSettings.model_validate(training)) == num_steps
 
 
 def test_trial_with_auto_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path):
