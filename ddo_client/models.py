@@ -1,6 +1,6 @@
 """What the service answers, as frozen dataclasses. Fields that they do not know are ignored, so newer services fit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -59,6 +59,7 @@ class JobSummary:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    termination_message: str | None = field(default=None, kw_only=True)
 
     @property
     def has_ended(self) -> bool:
@@ -86,6 +87,20 @@ class StorageEstimate:
 
 
 @dataclass(frozen=True)
+class PhasePlan:
+    """Rounds in a row that have the same settings, and their cost."""
+
+    first_round: int
+    last_round: int
+    training: dict[str, Any]
+    grid: dict[str, Any]
+    units: dict[str, int]
+    trained_images: int
+    generated_images: int
+    network_evaluations: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a job would do; nothing was created."""
 
@@ -96,6 +111,7 @@ class Plan:
     generated_images: int
     network_evaluations: int
     storage: StorageEstimate
+    phases: tuple[PhasePlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -152,6 +168,14 @@ class Winner:
 
 
 @dataclass(frozen=True)
+class RoundSettings:
+    """What the trials of a round were told."""
+
+    training: dict[str, Any]
+    grid: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Round:
     """One round; round 0 is the base checkpoint."""
 
@@ -164,6 +188,7 @@ class Round:
     trials: tuple[Trial, ...]
     created_at: datetime
     finished_at: datetime | None
+    settings: RoundSettings | None = None
 
 
 @dataclass(frozen=True)

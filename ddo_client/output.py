@@ -64,6 +64,8 @@ def job_view(job: Job) -> RenderableType:
         table.add_row("name", Text(job.name))
     reason = f" ({job.termination_reason})" if job.termination_reason else ""
     table.add_row("status", status(job.status) + Text(reason))
+    if job.termination_message:
+        table.add_row("", Text(job.termination_message))
     table.add_row("progress", f"{job.progress.fraction:.0%}, {_units(job)}")
     for unit in job.progress.running:
         table.add_row("", Text(running_unit(unit)))
@@ -129,8 +131,16 @@ def plan_view(plan: Plan) -> Table:
     table.add_row("images trained on", f"{plan.trained_images:,}")
     table.add_row("images generated", f"{plan.generated_images:,}")
     table.add_row("network evaluations", f"{plan.network_evaluations:,}")
+    if len(plan.phases) > 1:
+        for phase in plan.phases:
+            grid = f"α {_values(phase.grid['alpha'])} × β {_values(phase.grid['beta'])}"
+            table.add_row(f"rounds {phase.first_round}–{phase.last_round}", f"{grid}, {phase.network_evaluations:,}")
     table.add_row("storage at most", f"{plan.storage.total_bytes / 2**20:,.1f} MiB")
     return table
+
+
+def _values(values: Iterable[float | str]) -> str:
+    return ", ".join(value if isinstance(value, str) else number(value) for value in values)
 
 
 def event_line(event: Event) -> Text:

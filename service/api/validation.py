@@ -12,7 +12,7 @@ from service.api.problems import FieldError, Unprocessable
 
 _MAX_ERRORS = 50
 _MAX_PARAM = 200
-_ROOT_PARAM = re.compile(r"([a-z_][a-z0-9_.]*): ")
+_ROOT_PARAM = re.compile(r"([a-z_][A-Za-z0-9_.\[\]]*): ")
 
 
 def _number(words: str, key: str) -> Callable[[Mapping[str, Any]], str]:

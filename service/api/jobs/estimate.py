@@ -8,7 +8,8 @@ drawn online are part of the step; those of rows without label, which are not dr
 import math
 from dataclasses import dataclass
 
-from ddo_engine.spec import JobSpec, OfflineReferenceSet, TrainingSettings
+from ddo_engine.spec import JobSpec, OfflineReferenceSet, RoundSettings, TrainingSettings
+from service.stopping import noise_protocols
 
 _PASSES_OF_A_DDO_STEP = 2 * (3 + 1)
 # weights, EMA weights and Adam's two moments
@@ -43,15 +44,15 @@ def num_evaluations(training: TrainingSettings) -> int:
     return passed(last) + (0 if passed(last) > passed(last - 1) else 1)
 
 
-def unit_cost(spec: JobSpec) -> UnitCost:
-    """Return what each kind of unit costs."""
-    nfe, training = spec.sampler.nfe, spec.training
+def unit_cost(spec: JobSpec, round_index: int) -> UnitCost:
+    """Return what each kind of unit costs in a round; the baseline's is that of round 0, whatever the round."""
+    nfe, training = spec.sampler.nfe, spec.settings_of(round_index).training
     confirm_samples = spec.confirm.num_samples if spec.confirm else 0
     trained_images = training.num_steps * training.batch_size
     stored, nfe_of_a_fake = _stored(spec), spec.sampler.for_reference_set().nfe
     passes_of_a_step = _PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
     return UnitCost(
-        baseline=(spec.evaluation.num_samples + confirm_samples) * nfe,
+        baseline=_baseline_samples(spec) * nfe,
         reference=0 if stored is None else stored.num_samples * nfe_of_a_fake / stored.shards,
         trial=trained_images * passes_of_a_step + num_evaluations(training) * spec.evaluation.num_samples * nfe,
         confirm=confirm_samples * nfe,
@@ -62,9 +63,30 @@ def _stored(spec: JobSpec) -> OfflineReferenceSet | None:
     return spec.reference_set if isinstance(spec.reference_set, OfflineReferenceSet) else None
 
 
+def _baseline_samples(spec: JobSpec) -> int:
+    confirmed = spec.confirm.num_samples if spec.confirm else 0
+    noise = sum(protocol.num_samples for protocol in noise_protocols(spec))
+    return spec.evaluation.num_samples + confirmed + noise
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """Rounds in a row that have the same settings, and what they cost together."""
+
+    first_round: int
+    last_round: int
+    settings: RoundSettings
+    units: dict[str, int]
+    trials: int
+    trained_images: int
+    generated_images: int
+    network_evaluations: int
+    checkpoints: int
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a whole job, should no round stop it early."""
+    """The size of a whole job, should no round stop it early; ``phases`` leaves round 0 and validation out."""
 
     units: dict[str, int]
     trials: int
@@ -74,6 +96,7 @@ class Estimate:
     checkpoints: int
     checkpoint_bytes: int
     state_bytes: int
+    phases: tuple[PhaseEstimate, ...]
 
 
 def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
@@ -83,33 +106,48 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
         spec: The job.
         checkpoint_bytes: Size of its base checkpoint, which those it trains will have too.
     """
-    trials_a_round, evaluations = len(spec.grid.cells), num_evaluations(spec.training)
-    finalists = min(spec.confirm.finalists, trials_a_round) if spec.confirm else 0
-    stored = _stored(spec)
-    units = {
-        "validate": 1,
-        "baseline": 1,
-        "reference": spec.rounds * (stored.shards if stored else 0),
-        "trial": spec.rounds * trials_a_round,
-        "confirm": spec.rounds * finalists,
-    }
-    trials = units["trial"]
-    trained = trials * spec.training.num_steps * spec.training.batch_size
-    cost = unit_cost(spec)
-    sampled = (
-        trials * evaluations * spec.evaluation.num_samples
-        + (spec.rounds * stored.num_samples if stored else trained)
-        + spec.evaluation.num_samples
-        + (units["confirm"] + 1) * (spec.confirm.num_samples if spec.confirm else 0)
-    )
-    checkpoints = 1 + trials * evaluations
+    firsts = [1, *(item.from_round for item in spec.round_overrides if item.from_round <= spec.rounds)]
+    lasts = [first - 1 for first in firsts[1:]] + [spec.rounds]
+    phases = tuple(_phase(spec, first, last) for first, last in zip(firsts, lasts, strict=True))
+    units = {"validate": 1, "baseline": 1}
+    units |= {kind: sum(phase.units[kind] for phase in phases) for kind in phases[0].units}
+    trials, checkpoints = units["trial"], 1 + sum(phase.checkpoints for phase in phases)
+    evaluations = unit_cost(spec, 1).baseline + sum(phase.network_evaluations for phase in phases)
     return Estimate(
         units=units,
         trials=trials,
-        trained_images=trained,
-        generated_images=sampled,
-        network_evaluations=round(sum(count * cost.of(kind) for kind, count in units.items())),
+        trained_images=sum(phase.trained_images for phase in phases),
+        generated_images=_baseline_samples(spec) + sum(phase.generated_images for phase in phases),
+        network_evaluations=evaluations,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoints * checkpoint_bytes,
         state_bytes=trials * _STATE_SIZES * checkpoint_bytes,
+        phases=phases,
+    )
+
+
+def _phase(spec: JobSpec, first: int, last: int) -> PhaseEstimate:
+    rounds, settings = last - first + 1, spec.settings_of(first)
+    trials_a_round, evaluations = len(settings.grid.cells), num_evaluations(settings.training)
+    finalists = min(spec.confirm.finalists, trials_a_round) if spec.confirm else 0
+    stored, cost = _stored(spec), unit_cost(spec, first)
+    trials = rounds * trials_a_round
+    units = {
+        "reference": rounds * (stored.shards if stored else 0),
+        "trial": trials,
+        "confirm": rounds * finalists,
+    }
+    trained = trials * settings.training.num_steps * settings.training.batch_size
+    return PhaseEstimate(
+        first_round=first,
+        last_round=last,
+        settings=settings,
+        units=units,
+        trials=trials,
+        trained_images=trained,
+        generated_images=trials * evaluations * spec.evaluation.num_samples
+        + (rounds * stored.num_samples if stored else trained)
+        + units["confirm"] * (spec.confirm.num_samples if spec.confirm else 0),
+        network_evaluations=round(sum(count * cost.of(kind) for kind, count in units.items())),
+        checkpoints=trials * evaluations,
     )

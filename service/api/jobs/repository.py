@@ -93,12 +93,15 @@ def standings(session: Session, job_ids: Sequence[str]) -> dict[str, Standing]:
     return found
 
 
-def succeeded_units(session: Session, job_id: str) -> dict[str, int]:
-    """Return how many units of each kind have succeeded."""
-    query = select(WorkUnit.kind, func.count()).where(
-        WorkUnit.job_id == job_id, WorkUnit.status == UnitStatus.SUCCEEDED
+def succeeded_units(session: Session, job_id: str) -> dict[tuple[str, int | None], int]:
+    """Return how many units have succeeded, by kind and round."""
+    query = (
+        select(WorkUnit.kind, Round.round_index, func.count())
+        .outerjoin(Round, Round.id == WorkUnit.round_id)
+        .where(WorkUnit.job_id == job_id, WorkUnit.status == UnitStatus.SUCCEEDED)
+        .group_by(WorkUnit.kind, Round.round_index)
     )
-    return dict(session.execute(query.group_by(WorkUnit.kind)).all())
+    return {(kind, round_index): count for kind, round_index, count in session.execute(query)}
 
 
 def running_units(session: Session, job_id: str) -> list[RunningRow]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ddo_engine.spec import Grid, TrainingSettings
 from service.statuses import JobStatus, TerminationReason, UnitKind
 
 # validated when it was stored; the OpenAPI document shows it as the JobSpec that it is
@@ -50,6 +51,9 @@ class JobSummary(BaseModel):
     preset: str | None
     status: JobStatus
     termination_reason: TerminationReason | None
+    termination_message: str | None = Field(
+        description="Why a job that succeeded came to its end, in a sentence; why one failed is in `error`."
+    )
     error: JobError | None
     base_fid: float | None = Field(description="FID of the base checkpoint; null until it was measured.")
     best_fid: float | None = Field(description="Lowest FID so far, the base's included.")
@@ -78,6 +82,19 @@ class StorageEstimate(BaseModel):
     total_bytes: int
 
 
+class PhasePlan(BaseModel):
+    """Rounds in a row that have the same settings, and what all of them together would cost."""
+
+    first_round: int
+    last_round: int
+    training: TrainingSettings
+    grid: Grid
+    units: dict[UnitKind, int]
+    trained_images: int
+    generated_images: int
+    network_evaluations: int
+
+
 class JobPlan(BaseModel):
     """What the job would do if no round stopped it early. Nothing was created."""
 
@@ -90,3 +107,6 @@ class JobPlan(BaseModel):
         description="Forward passes on one image, a training step counted as 3 for the target and 1 for the reference."
     )
     storage: StorageEstimate
+    phases: list[PhasePlan] = Field(
+        description="The rounds, cut where `round_overrides` change something. Validation and round 0 come on top."
+    )

@@ -9,7 +9,7 @@ from service.api.jobs import repository
 from service.api.jobs.estimate import UnitCost, estimate, unit_cost
 from service.api.jobs.operations import InputSizes
 from service.api.jobs.repository import RunningRow, Standing
-from service.api.jobs.schemas import JobDetail, JobPlan, JobSummary, Progress, RunningUnit, StorageEstimate
+from service.api.jobs.schemas import JobDetail, JobPlan, JobSummary, PhasePlan, Progress, RunningUnit, StorageEstimate
 from service.models import Job
 from service.statuses import JobStatus, UnitKind
 
@@ -49,6 +49,19 @@ def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
             input_bytes=sizes.total,
             total_bytes=size.checkpoint_bytes + size.state_bytes + sizes.total,
         ),
+        phases=[
+            PhasePlan(
+                first_round=phase.first_round,
+                last_round=phase.last_round,
+                training=phase.settings.training,
+                grid=phase.settings.grid,
+                units={UnitKind(kind): count for kind, count in phase.units.items()},
+                trained_images=phase.trained_images,
+                generated_images=phase.generated_images,
+                network_evaluations=phase.network_evaluations,
+            )
+            for phase in size.phases
+        ],
     )
 
 
@@ -61,6 +74,7 @@ def _shared(job: Job, standing: Standing) -> dict[str, Any]:
         "preset": job.spec.get("preset"),
         "status": job.status,
         "termination_reason": job.termination_reason,
+        "termination_message": job.termination_message,
         "error": job.error,
         "base_fid": base,
         "best_fid": best,
@@ -75,11 +89,13 @@ def _shared(job: Job, standing: Standing) -> dict[str, Any]:
 
 def _progress(session: Session, job: Job) -> Progress:
     spec = JobSpec.model_validate(job.spec)
-    whole, cost = estimate(spec, checkpoint_bytes=0), unit_cost(spec)
+    whole = estimate(spec, checkpoint_bytes=0)
     succeeded = repository.succeeded_units(session, job.id)
     running = repository.running_units(session, job.id)
-    done = sum(count * cost.of(kind) for kind, count in succeeded.items())
-    done += sum(_done_of(row, cost, spec) for row in running)
+    rounds = {index or 1 for _, index in succeeded} | {row.round_index or 1 for row in running}
+    costs = {index: unit_cost(spec, index) for index in rounds}
+    done = sum(count * costs[index or 1].of(kind) for (kind, index), count in succeeded.items())
+    done += sum(_done_of(row, costs[row.round_index or 1], spec) for row in running)
     fraction = 1.0 if job.status == JobStatus.SUCCEEDED else min(done / whole.network_evaluations, 1.0)
     return Progress(
         fraction=fraction,
@@ -94,7 +110,7 @@ def _done_of(row: RunningRow, cost: UnitCost, spec: JobSpec) -> float:
     share = told["done"] / told["total"] if told.get("total") else 0.0
     if row.unit.kind == UnitKind.TRIAL and told.get("phase") != "training":
         # its evaluations count from zero each; the saved state tells how far the whole trial is
-        share = (row.unit.state_kimg or 0.0) / spec.training.kimg
+        share = (row.unit.state_kimg or 0.0) / spec.settings_of(row.round_index or 1).training.kimg
     return min(share, 1.0) * cost.of(row.unit.kind)
 
 

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from ddo_engine.spec import JobSpec
 from service.api.dependencies import CallerDep, Sessions
 from service.api.jobs.repository import find_job
 from service.api.measured import measured
@@ -19,16 +20,17 @@ router = APIRouter(prefix="/jobs/{job_id}/rounds", tags=["rounds"])
 def list_rounds(job_id: JobId, caller: CallerDep, sessions: Sessions) -> Listed[Round]:
     """List the rounds so far: reference, trials with alpha, beta, status and best FID, and the winner."""
     with sessions() as session:
-        find_job(session, caller.tenant_id, job_id)
-        return Listed(data=views.rounds(repository.load_chain(session, job_id)))
+        job = find_job(session, caller.tenant_id, job_id)
+        return Listed(data=views.rounds(repository.load_chain(session, job_id), JobSpec.model_validate(job.spec)))
 
 
 @router.get("/{round_index}", responses=documented(Unauthorized, NotFound, Unprocessable))
 def read_round(job_id: JobId, round_index: RoundIndex, caller: CallerDep, sessions: Sessions) -> Round:
     """Read one round; round 0 is the base checkpoint."""
     with sessions() as session:
-        find_job(session, caller.tenant_id, job_id)
-        return views.rounds(repository.load_chain(session, job_id, round_index))[0]
+        job = find_job(session, caller.tenant_id, job_id)
+        chain = repository.load_chain(session, job_id, round_index)
+        return views.rounds(chain, JobSpec.model_validate(job.spec))[0]
 
 
 @router.get("/{round_index}/trials/{trial_index}/metrics", responses=documented(Unauthorized, NotFound, Unprocessable))

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from ddo_engine.spec import Grid, TrainingSettings
 from service.statuses import RoundStatus, UnitStatus
 
 
@@ -49,7 +50,7 @@ class Trial(BaseModel):
 
 
 class Winner(BaseModel):
-    """The best checkpoint of a round: the next round's reference if it beats the last one."""
+    """The best checkpoint that a round trained: the next round's reference if it beats its own."""
 
     checkpoint_id: str
     trial_index: int | None = Field(description="Null in round 0.")
@@ -57,6 +58,13 @@ class Winner(BaseModel):
     beta: float | None
     kimg: float
     measured: Measured | None = Field(description="By the protocol that the job ranks with.")
+
+
+class RoundSettings(BaseModel):
+    """What the trials of a round are told: the job's settings, with all of its `round_overrides` up to that round."""
+
+    training: TrainingSettings
+    grid: Grid
 
 
 class Round(BaseModel):
@@ -68,6 +76,7 @@ class Round(BaseModel):
     reference_fid: float | None = Field(description="Its FID by the protocol that the job ranks with.")
     best_fid: float | None = Field(description="The winner's FID by the same protocol; null until there is one.")
     winner: Winner | None
+    settings: RoundSettings | None = Field(description="Null in round 0, which trains nothing.")
     trials: list[Trial]
     created_at: datetime
     finished_at: datetime | None

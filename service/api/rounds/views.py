@@ -1,5 +1,6 @@
 """From rows to what clients see of rounds."""
 
+from ddo_engine.spec import JobSpec
 from service.api.measured import measured
 from service.api.rounds import schemas
 from service.api.rounds.repository import Chain
@@ -7,12 +8,12 @@ from service.models import Evaluation, Round, Trial, WorkUnit
 from service.statuses import RoundStatus, UnitStatus
 
 
-def rounds(chain: Chain) -> list[schemas.Round]:
+def rounds(chain: Chain, spec: JobSpec) -> list[schemas.Round]:
     """Return the rounds in order."""
-    return [_round(chain, row) for row in chain.rounds]
+    return [_round(chain, row, spec) for row in chain.rounds]
 
 
-def _round(chain: Chain, row: Round) -> schemas.Round:
+def _round(chain: Chain, row: Round, spec: JobSpec) -> schemas.Round:
     winner = _winner(chain, row)
     reference = chain.ranked.get(row.reference_checkpoint_id or "")
     return schemas.Round(
@@ -22,10 +23,18 @@ def _round(chain: Chain, row: Round) -> schemas.Round:
         reference_fid=None if reference is None else reference.metrics["fid"],
         best_fid=winner.measured.fid if winner is not None and winner.measured is not None else None,
         winner=winner,
+        settings=_settings(spec, row.round_index),
         trials=[_trial(chain, trial, unit) for trial, unit in chain.trials[row.id]],
         created_at=row.created_at,
         finished_at=row.finished_at,
     )
+
+
+def _settings(spec: JobSpec, round_index: int) -> schemas.RoundSettings | None:
+    if round_index == 0:
+        return None
+    told = spec.settings_of(round_index)
+    return schemas.RoundSettings(training=told.training, grid=told.grid)
 
 
 def _winner(chain: Chain, row: Round) -> schemas.Winner | None:

@@ -72,6 +72,20 @@ def test_create_job_dry_run_returns_the_plan_and_writes_nothing(client, inputs, 
     assert count(sessions, Job) == 0
 
 
+def test_dry_run_shows_each_phase_of_settings(client, inputs) -> None:
+    later = {"from_round": 4, "training": {"P_std": 3.0}, "grid": {"alpha": [1.0], "beta": [0.1]}}
+    body = inputs.complete_body() | {"rounds": 6, "round_overrides": [later]}
+
+    phases = client.post("/jobs?dry_run=true", json=body).json()["phases"]
+
+    assert [(phase["first_round"], phase["last_round"]) for phase in phases] == [(1, 3), (4, 6)]
+    assert [phase["training"]["P_std"] for phase in phases] == [1.2, 3.0]
+    assert [phase["units"] for phase in phases] == [
+        {"reference": 6, "trial": 6, "confirm": 0},
+        {"reference": 6, "trial": 3, "confirm": 0},
+    ]
+
+
 def test_planned_units_are_those_that_the_planner_makes(client, inputs, sessions) -> None:
     body = inputs.complete_body() | {"confirm": {"num_samples": 80, "finalists": 5}}
     plan = client.post("/jobs?dry_run=true", json=body).json()

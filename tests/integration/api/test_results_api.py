@@ -49,6 +49,31 @@ def test_job_without_confirm_is_judged_by_the_search_protocol(client, inputs, se
     assert (found["base_fid"], found["best_fid"], found["improvement_percent"]) == (5.0, 2.0, 60.0)
 
 
+def test_ended_job_says_why_in_a_sentence(client, job) -> None:
+    found = client.get(f"/jobs/{job}").json()
+    assert found["termination_message"] == "All 2 rounds done: the FID has come to 3."
+    last = client.get(f"/jobs/{job}/events?limit=1000").json()["data"][-1]
+    assert last["type"] == "job.succeeded"
+    assert last["data"] == {"termination_reason": "completed", "termination_message": found["termination_message"]}
+
+
+def test_rounds_show_the_settings_that_their_trials_had(client, inputs, sessions) -> None:
+    later = {"from_round": 2, "training": {"P_std": 3.0}, "grid": {"alpha": [1.0, 3.0], "beta": [0.1]}}
+    body = inputs.complete_body() | {"round_overrides": [later]}
+    job_id = client.post("/jobs", json=body).json()["id"]
+    done = RowWorker(sessions, fid).run()
+
+    rounds = client.get(f"/jobs/{job_id}/rounds").json()["data"]
+
+    assert [item["settings"] and item["settings"]["training"]["P_std"] for item in rounds] == [None, 1.2, 3.0]
+    assert rounds[1]["settings"]["grid"] == {"alpha": [2.0, 4.0], "beta": [0.5]}
+    assert rounds[2]["settings"]["grid"] == later["grid"]
+    assert [(trial["alpha"], trial["beta"]) for trial in rounds[2]["trials"]] == [(1.0, 0.1), (3.0, 0.1)]
+    assert [unit.spec.training.P_std for unit in done if unit.kind is UnitKind.TRIAL] == [1.2, 1.2, 3.0, 3.0]
+    assert client.get(f"/jobs/{job_id}/rounds/2").json() == rounds[2]
+    assert client.get(f"/jobs/{job_id}").json()["progress"]["fraction"] == 1.0
+
+
 def test_best_agrees_with_the_planner(client, job, sessions) -> None:
     from service.models import Job
 

@@ -47,7 +47,7 @@ def test_estimate_of_the_papers_trial_finds_evaluation_to_cost_most() -> None:
         reference_set={"num_samples": 50_000},
         evaluation={"num_samples": 50_000},
     )
-    cost = unit_cost(spec)
+    cost = unit_cost(spec, 1)
     # training 12 M, evaluation 30 x 50 k x 35 = 52.5 M, reference set 1.75 M forward passes
     assert cost.trial == 12_000_000 + 52_500_000
     assert cost.reference == 1_750_000
@@ -68,8 +68,38 @@ def test_estimate_counts_online_fakes_in_the_trials_that_draw_them() -> None:
     stored = job_spec(**changes, reference_set={"num_samples": 100})
     drawn = job_spec(**changes, reference_set={"kind": "online"})
     # 2000 images, each with a fake of ten scales without guidance
-    assert unit_cost(drawn).trial == unit_cost(stored).trial + 2000 * 10
-    assert (unit_cost(drawn).reference, unit_cost(stored).reference) == (0, 100 * 10)
+    assert unit_cost(drawn, 1).trial == unit_cost(stored, 1).trial + 2000 * 10
+    assert (unit_cost(drawn, 1).reference, unit_cost(stored, 1).reference) == (0, 100 * 10)
     plan = estimate(drawn, checkpoint_bytes=0)
     assert plan.units["reference"] == 0
     assert plan.generated_images == estimate(stored, checkpoint_bytes=0).generated_images - 2 * 100 + 2 * 2000
+
+
+def test_estimate_counts_rounds_with_their_own_settings() -> None:
+    """Round 3 has half the trials, each of twice the length."""
+    later = {"from_round": 3, "grid": {"alpha": [1.0], "beta": [0.5]}, "training": {"kimg": 4.0}}
+    short, long = job_spec(rounds=2), job_spec(rounds=1, grid=later["grid"], training=_twice_as_long())
+    both = estimate(job_spec(rounds=3, round_overrides=[later]), checkpoint_bytes=3)
+
+    assert both.units == {"validate": 1, "baseline": 1, "reference": 6, "trial": 5, "confirm": 0}
+    parts = [estimate(spec, checkpoint_bytes=3) for spec in (short, long)]
+    assert both.trained_images == sum(part.trained_images for part in parts) == 4 * 2000 + 4000
+    assert both.generated_images == sum(part.generated_images for part in parts) - 50
+    assert both.network_evaluations == sum(part.network_evaluations for part in parts) - 50 * 35
+    assert both.checkpoints == 1 + 4 * 2 + 4
+    assert [(phase.first_round, phase.last_round, phase.trials) for phase in both.phases] == [(1, 2, 4), (3, 3, 1)]
+
+
+def _twice_as_long() -> dict[str, object]:
+    return job_spec().training.model_dump() | {"kimg": 4.0}
+
+
+def test_estimate_leaves_out_rounds_that_the_job_does_not_reach() -> None:
+    spec = job_spec(round_overrides=[{"from_round": 3, "training": {"kimg": 400.0}}])
+    assert estimate(spec, checkpoint_bytes=3) == estimate(job_spec(), checkpoint_bytes=3)
+
+
+def test_estimate_counts_the_evaluations_that_measure_the_noise() -> None:
+    plain, measured = (estimate(job_spec(stop=stop), checkpoint_bytes=0) for stop in ({}, {"noise_seeds": 4}))
+    assert measured.network_evaluations - plain.network_evaluations == 4 * 50 * 35
+    assert measured.generated_images - plain.generated_images == 4 * 50
