@@ -161,7 +161,7 @@ def main() -> None:
         print(f"| model | alpha | by hand | by default | {' | '.join(f'{steps} steps' for steps in STEPS)} |")
         print("|---|---:|---:|---:|" + "---:|" * len(STEPS))
         for case in made:
-            for alpha in (1.0, 4.0):
+            for alpha in (0.5, 1.0):
                 default = found_beta(case, alpha=alpha, num_steps=None)
                 betas = [f"{found_beta(case, alpha=alpha, num_steps=steps).beta:.3g}" for steps in STEPS]
                 hand = ", ".join(f"{beta:g}" for beta in case.by_hand)

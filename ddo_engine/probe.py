@@ -25,9 +25,13 @@ LARGEST_BETA = 1e6
 def probe_spec(spec: TrainSpec) -> TrainSpec:
     """Return the run that a trial's beta is found by.
 
-    Its steps are the trial's first ones, warm-up and all, on the same images, but for the loss. Gradients are not
-    shortened: theirs is the scale of a loss that was divided by beta. Nothing is averaged, evaluated or written.
+    Its steps are the trial's first ones, warm-up and all, on the same images, but for the loss. In that an alpha above
+    1 counts as 1: in the trial the sigmoid soon takes the fakes' weight down to that of the data, at ratios of
+    −ln(alpha) / beta; without it they would be unlearned alpha times as fast. Gradients are not shortened: theirs is
+    the scale of a loss that was divided by beta. Nothing is averaged, evaluated or written.
     """
+    assert spec.objective.kind == "ddo"
+    objective = spec.objective.model_copy(update={"alpha": min(spec.objective.alpha, 1.0)})
     probing = spec.training.model_copy(
         update={
             "max_gradient_norm": None,
@@ -37,7 +41,7 @@ def probe_spec(spec: TrainSpec) -> TrainSpec:
             "ema_snapshot_stds": (),
         }
     )
-    return spec.model_copy(update={"training": probing, "evaluation": None, "state": None})
+    return spec.model_copy(update={"objective": objective, "training": probing, "evaluation": None, "state": None})
 
 
 def num_probe_steps(training: TrainingSettings) -> int:

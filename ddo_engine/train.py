@@ -92,7 +92,7 @@ def _found_beta(
     context: RunContext,
     base: LoadedCheckpoint,
     hashes: InputHashes,
-    loss: TrainingLoss,
+    loss: DDOTrainingLoss,
     saved: SavedState | None,
 ) -> float:
     """Return the beta of a trial that has 'auto': its state's, else what the probe finds."""
@@ -103,6 +103,7 @@ def _found_beta(
             )
         return saved.header.beta
     probe = probe_spec(spec)
+    loss = replace(loss, objective=probe.objective)
     state = TrainingState.fresh(base.family, base.model, probe.training, diagnostics_of(probe.training, loss))
     found = find_beta(Trial(probe, context, base, hashes, loss, state, None))
     context.events.emit(found)
