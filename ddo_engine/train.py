@@ -103,6 +103,7 @@ def _found_beta(
             )
         return saved.header.beta
     probe = probe_spec(spec)
+    assert probe.objective.kind == "ddo"
     loss = replace(loss, objective=probe.objective)
     state = TrainingState.fresh(base.family, base.model, probe.training, diagnostics_of(probe.training, loss))
     found = find_beta(Trial(probe, context, base, hashes, loss, state, None))
