@@ -2,11 +2,15 @@
 
 The commands of :mod:`ddo_engine.file_commands` take files instead of a spec and have no events.
 
+``torchrun --standalone --nproc-per-node N -m ddo_engine train …`` is the same run by N processes, each with a GPU of
+its own where there are some; generate and evaluate likewise. One of them tells the events and writes the files.
+
 Exit status: 0 done, 75 interrupted with the state on disk (run the same command again), others in
 :mod:`ddo_engine.errors`; 74 when nobody reads the events any more. Torch is loaded once the spec is known to be good.
 """
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -20,6 +24,7 @@ from ddo_engine.events import EventWriter
 from ddo_engine.file_commands import add_file_commands, is_file_command, run_file_command
 from ddo_engine.interruption import StopRequest
 from ddo_engine.log import log, log_to_stderr
+from ddo_engine.parallel.launch import Launch, die_with_parent, launch_of
 from ddo_engine.spec import EvaluateSpec, Failed, Finished, GenerateSpec, Settings, TrainSpec, ValidateSpec
 from ddo_engine.spec_file import read_spec
 from ddo_engine.version import ENGINE_VERSION
@@ -36,15 +41,18 @@ ENGINE_FAILURE, NOBODY_READS = 70, 74
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     options = _parser().parse_args(arguments)
-    log_to_stderr()
+    launch = launch_of(os.environ)
+    if launch.size > 1:
+        die_with_parent()
+    log_to_stderr(logging.INFO if launch.leads else logging.ERROR)
     if is_file_command(options.command):
         return _run_file_command(options)
     stop = StopRequest()
     stop.install()
-    with _event_stream() as stream:
-        events = EventWriter(stream, _terminal_view())
+    with _event_stream(launch) as stream:
+        events = EventWriter(stream, _terminal_view() if launch.leads else None)
         try:
-            return _run_reporting(options, events, stop)
+            return _run_reporting(options, launch, events, stop)
         except BrokenPipeError:
             log.error("nobody reads the events any more: stopping")
             _discard(stream)
@@ -61,10 +69,10 @@ def _run_file_command(options: argparse.Namespace) -> int:
     return status
 
 
-def _run_reporting(options: argparse.Namespace, events: EventWriter, stop: StopRequest) -> int:
+def _run_reporting(options: argparse.Namespace, launch: Launch, events: EventWriter, stop: StopRequest) -> int:
     """Run the command; whatever ends it becomes the last event and an exit status."""
     try:
-        _run(options, events, stop)
+        _run(options, launch, events, stop)
     except EngineError as error:
         events.emit(Failed(code=error.code, message=error.message, param=error.param))
         return error.exit_status
@@ -80,7 +88,8 @@ def _run_reporting(options: argparse.Namespace, events: EventWriter, stop: StopR
     return 0
 
 
-def _run(options: argparse.Namespace, events: EventWriter, stop: StopRequest) -> None:
+def _run(options: argparse.Namespace, launch: Launch, events: EventWriter, stop: StopRequest) -> None:
+    launch.check(options.command)
     spec = read_spec(options.spec, COMMANDS[options.command])
     _make_folder(options.workdir, "workdir")
     if options.cache is not None:
@@ -90,14 +99,16 @@ def _run(options: argparse.Namespace, events: EventWriter, stop: StopRequest) ->
     import torch  # noqa: PLC0415  (seconds: a bad spec is refused before)
 
     from ddo_engine.device import make_deterministic, pick_device  # noqa: PLC0415
+    from ddo_engine.parallel.joining import device_of, joined  # noqa: PLC0415
     from ddo_engine.run_context import RunContext  # noqa: PLC0415
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     make_deterministic()
-    context = RunContext(options.workdir, pick_device(options.device), events, stop, options.cache)
     run: Callable[[Any, RunContext], None] = import_module(f"ddo_engine.{options.command}").run
-    run(spec, context)
+    device = device_of(launch, pick_device(options.device))
+    with joined(launch, device, stop) as ranks:
+        run(spec, RunContext(options.workdir, device, events, stop, options.cache, ranks))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -130,10 +141,14 @@ def _make_folder(path: Path, param: str) -> None:
         raise InvalidSpec(f"--{param}: {path} cannot be made a folder ({error})", param=param) from error
 
 
-def _event_stream() -> TextIO:
-    """Take standard output for the events alone: what else writes to it, in Python or C, goes to standard error."""
+def _event_stream(launch: Launch) -> TextIO:
+    """Take standard output for the events alone: what else writes to it, in Python or C, goes to standard error.
+
+    Of several processes one tells the events; those of the others go nowhere.
+    """
     sys.stdout.flush()
-    stream = os.fdopen(os.dup(1), "w", encoding="utf-8", newline="\n")
+    descriptor = os.dup(1) if launch.leads else os.open(os.devnull, os.O_WRONLY)
+    stream = os.fdopen(descriptor, "w", encoding="utf-8", newline="\n")
     os.dup2(2, 1)
     return stream
 

@@ -9,6 +9,7 @@
     ├── NonFiniteLoss               diverged                70
     ├── DiscriminatorSaturated      saturated               70
     ├── OutOfMemory                 out_of_memory           71
+    ├── ProcessLost                 process_lost            70   of several processes of one run, another died
     └── Interrupted                 interrupted             75   state written, run me again
 
 The code is what a supervisor acts on, the message is what a person reads, ``param`` names the
@@ -93,6 +94,13 @@ class OutOfMemory(EngineError, MemoryError):
 
     code = "out_of_memory"
     exit_status = 71
+
+
+class ProcessLost(EngineError):
+    """Another process of this run died; the same command goes on from the last state."""
+
+    code = "process_lost"
+    exit_status = 70
 
 
 class Interrupted(EngineError):

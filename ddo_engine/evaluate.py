@@ -22,6 +22,8 @@ from ddo_engine.inputs import (
     verified_sha256,
 )
 from ddo_engine.models import UnitModels, open_models
+from ddo_engine.parallel.ranks import ALONE, Ranks
+from ddo_engine.parallel.sharding import sharded
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import Evaluated, EvaluateSpec, TrainingSettings
@@ -64,12 +66,15 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         spec.dataset_reading,
         models.companions,
         context.progress("reading", len(pixels)),
+        context.ranks,
     )
     denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():
         common: dict[str, float] = {}
         if denoising is not None:
-            common["denoising_loss"] = denoising_loss(checkpoint, denoising, spec.P_mean, spec.P_std, context.device)
+            common["denoising_loss"] = denoising_loss(
+                checkpoint, denoising, spec.P_mean, spec.P_std, context.device, ranks=context.ranks
+            )
         for settings in spec.evaluations:
             progress = ProgressReporter(context.events, "evaluation", settings.num_samples)
             progress.update(0)
@@ -88,7 +93,6 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
             )
 
 
-@torch.no_grad()
 def denoising_loss(
     checkpoint: LoadedCheckpoint,
     dataset: ImageDataset,
@@ -96,6 +100,7 @@ def denoising_loss(
     P_std: float,
     device: torch.device,
     num_draws: int = DENOISING_DRAWS,
+    ranks: Ranks = ALONE,
 ) -> float:
     """Return the family's pretraining loss, averaged over a dataset and ``num_draws`` fixed draws of the noise.
 
@@ -106,6 +111,7 @@ def denoising_loss(
         P_std: Standard deviation of log sigma.
         device: Where the model is.
         num_draws: Noise draws per image.
+        ranks: The processes that measure together; the result is that of one, to the bit.
 
     Returns:
         Loss per image, summed over C·H·W (or tokens).
@@ -114,14 +120,24 @@ def denoising_loss(
     noise = TrainingSettings(
         kimg=1, batch_size=1, learning_rate=1, ema_half_life_kimg=1, evaluate_every_kimg=1, P_mean=P_mean, P_std=P_std
     )
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    for draw in range(num_draws):
-        for index, start in enumerate(range(0, len(dataset), DENOISING_BATCH)):
-            batch = dataset.batch(range(start, min(start + DENOISING_BATCH, len(dataset)))).to(device)
-            generator = generator_for(device, draw, "denoising-loss", index)
-            loss_B = checkpoint.family.pretraining_loss(checkpoint.model, batch, noise, generator)
-            total += loss_B.double().sum()
-    return float(total) / (num_draws * len(dataset))
+
+    @torch.no_grad()
+    def loss_of(item: tuple[int, int, int]) -> float:
+        draw, index, start = item
+        batch = dataset.batch(range(start, min(start + DENOISING_BATCH, len(dataset)))).to(device)
+        generator = generator_for(device, draw, "denoising-loss", index)
+        loss_B = checkpoint.family.pretraining_loss(checkpoint.model, batch, noise, generator)
+        return float(loss_B.double().sum())
+
+    items = [
+        (draw, index, start)
+        for draw in range(num_draws)
+        for index, start in enumerate(range(0, len(dataset), DENOISING_BATCH))
+    ]
+    total = 0.0
+    for loss in sharded(ranks, items, loss_of):
+        total += loss
+    return ranks.from_leader(total) / (num_draws * len(dataset))
 
 
 def _denoising_dataset(spec: EvaluateSpec, models: UnitModels, context: RunContext) -> ImageDataset | None:

@@ -10,6 +10,7 @@ from ddo_engine.device import describe_device
 from ddo_engine.events import EventWriter, ProgressReporter
 from ddo_engine.files import sha256_of
 from ddo_engine.interruption import StopRequest
+from ddo_engine.parallel.ranks import ALONE, Ranks
 from ddo_engine.spec import FileRole, FileWritten, Started
 
 
@@ -23,6 +24,7 @@ class RunContext:
         events: The event stream.
         stop: Whether the run was asked to stop.
         cache: Folder for statistics that later runs can use again, or None.
+        ranks: The processes of the run; every one has a context of its own.
     """
 
     workdir: Path
@@ -30,17 +32,28 @@ class RunContext:
     events: EventWriter
     stop: StopRequest
     cache: Path | None = None
+    ranks: Ranks = ALONE
 
     def announce(self, command: str, resumed_from_kimg: float | None = None) -> None:
         """Emit the first event."""
+        each = "" if self.ranks.size == 1 else f"{self.ranks.size} × "
         self.events.emit(
             Started(
                 command=command,
-                device=describe_device(self.device),
+                device=each + describe_device(self.device),
                 torch_version=torch.__version__,
                 resumed_from_kimg=resumed_from_kimg,
             )
         )
+
+    def check_stop(self) -> None:
+        """Stop here if asked to: all processes at the same point, whichever was asked.
+
+        Raises:
+            Interrupted: A stop was requested.
+        """
+        self.stop.requested = self.ranks.any(self.stop.requested)
+        self.stop.check()
 
     def progress(self, phase: str, num_images: int) -> Callable[[int], None]:
         """Return what reports how many images of a phase are done, and stops between them if asked to."""

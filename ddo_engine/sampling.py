@@ -96,7 +96,7 @@ def generate_images(
     label_dim = int(model.label_dim)  # type: ignore[arg-type]  # ImageModel
     batches: list[Tensor] = []
     labels: list[Tensor] = []
-    batch_size = _batch_size(model, sampler)
+    batch_size = images_at_once(model, sampler)
     for start in range(0, len(seeds), batch_size):
         batch_seeds = seeds[start : start + batch_size]
         labels_B = labels_for_seeds(batch_seeds, label_dim, sampler.labels, class_counts)
@@ -145,7 +145,7 @@ def sample(
     labels_B = None if labels is None else _class_indices(labels, len(seeds), label_dim)
     if labels_B is None and sampler.labels is LabelDistribution.BALANCED:
         labels_B = labels_for_seeds(seeds, label_dim, sampler.labels, ())
-    batch_size = _batch_size(model, sampler)
+    batch_size = images_at_once(model, sampler)
     return torch.cat(
         [
             _sample_padded(
@@ -185,7 +185,7 @@ def _class_indices(labels: Sequence[int] | Tensor, num_images: int, label_dim: i
     return labels_B.to(torch.int64)
 
 
-def _batch_size(model: nn.Module, sampler: SamplerSettings) -> int:
+def images_at_once(model: nn.Module, sampler: SamplerSettings) -> int:
     """Return how many images are drawn together: rows that a CPU would only be padded with may as well be images."""
     return _multiple_of_rows(sampler.batch_size) if _is_on_cpu(model) else sampler.batch_size
 

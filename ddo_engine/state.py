@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ddo_engine.alarms import Alarms
@@ -147,6 +148,8 @@ class TrainingState:
 def numerics_of(device: torch.device) -> dict[str, str]:
     """Return what decides the last bits of a run besides its spec: resuming elsewhere may change them."""
     numerics = {"engine": ENGINE_VERSION, "device": device.type, "torch": torch.__version__}
+    if dist.is_available() and dist.is_initialized():
+        numerics["processes"] = str(dist.get_world_size())
     if device.type == "cuda":
         return numerics | {"gpu": torch.cuda.get_device_name(device)}
     return numerics | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}

@@ -26,6 +26,7 @@ from ddo_engine.inputs import (
 from ddo_engine.log import log
 from ddo_engine.models import UnitModels, open_models
 from ddo_engine.online import FakeSource, MismatchedLabels, OnlineFakes, StoredFakes
+from ddo_engine.parallel.fingerprint import fingerprint
 from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
@@ -45,10 +46,15 @@ def run(spec: TrainSpec, context: RunContext) -> None:
     """
     state_path = _state_path(spec, context)
     saved = None if state_path is None else read_state(state_path)
+    context.ranks.check_same(
+        "spec and training state", spec.model_dump_json() + ("" if saved is None else saved.header.model_dump_json())
+    )
     context.announce("train", None if saved is None else saved.header.kimg)
     with out_of_memory_blames("training.batch_size"):
         trial = _prepare(spec, context, saved)
-    context.stop.check()
+    if context.ranks.size > 1:
+        context.ranks.check_same("the weights", fingerprint(trial.state.save({}, trial.kimg).tensors))
+    context.check_stop()
     trial.run()
 
 
@@ -61,6 +67,7 @@ def _state_path(spec: TrainSpec, context: RunContext) -> Path | None:
 
 
 def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> Trial:
+    _require_rows_for_all(spec, context)
     models = open_models(spec, context.device)
     base = models.checkpoint
     base.family.check_training(base.model, spec.training)
@@ -85,6 +92,16 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     if saved is not None:
         state.restore(saved)
     return Trial(spec, context, base, hashes, loss, state, evaluator)
+
+
+def _require_rows_for_all(spec: TrainSpec, context: RunContext) -> None:
+    batch_size, num_processes = spec.training.batch_size, context.ranks.size
+    if batch_size < num_processes:
+        raise InvalidSpec(
+            f"training.batch_size: {batch_size} rows are too few for {num_processes} processes: raise it, or start "
+            "fewer",
+            param="training.batch_size",
+        )
 
 
 def _found_beta(
@@ -143,6 +160,7 @@ def _evaluator(
         spec.dataset_reading,
         models.companions,
         context.progress("reading", len(dataset)),
+        context.ranks,
     )
 
 

@@ -20,6 +20,7 @@ from ddo_engine.events import ProgressReporter
 from ddo_engine.learning_rate import learning_rate_at
 from ddo_engine.loss_scale import may_skip
 from ddo_engine.optimization import replace_non_finite_, set_rates
+from ddo_engine.parallel.fingerprint import fingerprint
 from ddo_engine.performance import StepMeter
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
 from ddo_engine.run_context import RunContext
@@ -100,7 +101,7 @@ class Trial:
                 if self.state.alarms.ends(training):
                     self._save_state()
                     raise self._saturated()
-                self.context.stop.check()
+                self.context.check_stop()
                 self._step()
         except Interrupted:
             self._save_state()
@@ -166,17 +167,23 @@ class Trial:
         return numbers_K.double()
 
     def _backward(self) -> torch.Tensor:
-        """Leave the gradient of the batch's mean loss in the parameters; return what the loss gave, row by row."""
-        batch_size = self.spec.training.batch_size
+        """Leave the gradient of the batch's mean loss in the parameters; return what the loss gave, row by row.
+
+        Every process does its rows; all have the gradient and the values of the whole batch in the end.
+        """
+        ranks, batch_size = self.context.ranks, self.spec.training.batch_size
+        own_rows = ranks.rows_of(batch_size)
         rows_at_once = self.spec.training.micro_batch_size or batch_size
         values = []
-        for first in range(0, batch_size, rows_at_once):
-            rows = range(first, min(first + rows_at_once, batch_size))
-            values_BK = self.loss(self.state.target_model, self.state.step, rows)
-            loss = values_BK[:, 0].sum() / batch_size
-            self.state.loss_scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            values.append(values_BK.detach())
-        return torch.cat(values)
+        with ranks.in_step(), out_of_memory_blames("training.batch_size"):
+            for first in range(own_rows.start, own_rows.stop, rows_at_once):
+                rows = range(first, min(first + rows_at_once, own_rows.stop))
+                values_BK = self.loss(self.state.target_model, self.state.step, rows)
+                loss = values_BK[:, 0].sum() / batch_size
+                self.state.loss_scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+                values.append(values_BK.detach())
+        ranks.sum_gradients_(self.state.target_model.parameters())
+        return ranks.gather_rows(torch.cat(values), batch_size)
 
     def _evaluation_is_pending(self) -> bool:
         step = self.state.step
@@ -227,16 +234,28 @@ class Trial:
             found_beta=self.state.beta,
         )
         manifest = self.base.manifest.model_copy(update={"provenance": provenance})
+        if not self.context.ranks.leads:
+            return
         path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
         save_checkpoint(path, self.state.ema_model, manifest)
         info = manifest.model_dump(mode="json")
         self.context.announce_file(FileRole.CHECKPOINT, path, kimg=self.kimg, info=info)
 
     def _save_state(self) -> None:
-        """Write the state that the same command goes on from."""
-        path = self.context.workdir / STATE_FILE
-        write_state(path, self.state.save(run_identity(self.spec, self.hashes), self.kimg))
-        self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
+        """Write the state that the same command goes on from.
+
+        Raises:
+            EngineError: The processes of the run have come to hold different weights; the last state stays.
+        """
+        ranks = self.context.ranks
+        saved = self.state.save(run_identity(self.spec, self.hashes), self.kimg)
+        if ranks.size > 1:
+            ranks.check_same(f"after {self.state.step} steps the weights", fingerprint(saved.tensors))
+        if ranks.leads:
+            path = self.context.workdir / STATE_FILE
+            write_state(path, saved)
+            self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
+        ranks.wait()  # nobody ends before the file is whole: the end of one is the end of all
 
     def _saturated(self) -> DiscriminatorSaturated:
         return DiscriminatorSaturated(

@@ -6,7 +6,7 @@ if the dataset holds pixels; and it is judged by pixels, which are decoded here 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -94,7 +94,8 @@ def as_trained_on(
     with context.stop.before_network_calls():
         if context.cache is None:
             return encode_dataset(dataset, autoencoder, on_progress=progress.update)
-        return cached_latents(
+        cached = partial(
+            cached_latents,
             dataset,
             autoencoder,
             dataset_name=verified_sha256(file, "dataset") + reading.model_dump_json(),
@@ -102,6 +103,11 @@ def as_trained_on(
             cache_folder=context.cache,
             on_progress=progress.update,
         )
+        # One process writes what the others then read.
+        latents = None
+        with context.ranks.in_step():
+            latents = cached() if context.ranks.leads else None
+        return cached() if latents is None else latents
 
 
 def latent_autoencoder(checkpoint: LoadedCheckpoint) -> Autoencoder | None:

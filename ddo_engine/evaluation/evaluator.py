@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.evaluation.reference import ReferenceStatistics, extract, extract_outputs, reference_statistics
 from ddo_engine.families.protocol import Family
+from ddo_engine.parallel.ranks import ALONE, Ranks
+from ddo_engine.parallel.sharding import sharded
 from ddo_engine.sampling import generate_images
 from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, SamplerSettings
 
@@ -44,6 +46,7 @@ class Evaluator:
         dataset_reading: DatasetReading = IMAGES_AS_STORED,
         companions: Companions = NO_COMPANIONS,
         on_reading: Callable[[int], None] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -57,6 +60,7 @@ class Evaluator:
             dataset_reading: What was done to the images of the file.
             companions: The networks that samples depend on besides the one that is measured.
             on_reading: Called with the number of dataset images that the statistics have seen so far.
+            ranks: The processes that draw; the one that leads measures what all have drawn.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -74,6 +78,7 @@ class Evaluator:
         self.dataset_reading = dataset_reading
         self.companions = companions
         self._on_reading = on_reading
+        self.ranks = ranks
         self._manifolds: dict[int, Manifold] = {}
 
     @cached_property
@@ -120,7 +125,7 @@ class Evaluator:
         settings: EvaluationSettings,
         on_progress: Callable[[int], None] | None = None,
     ) -> dict[str, float]:
-        """Draw samples and measure them.
+        """Draw samples and measure them: several processes together, with the numbers of one, to the bit.
 
         Args:
             model: In eval mode, on the device to sample on; EMA weights.
@@ -141,15 +146,29 @@ class Evaluator:
         self._check_neighbours(settings)
         self._check_splits(settings)
         names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
-        chunks = [
-            extract_outputs(self.feature_network, images_BCHW, names)
-            for images_BCHW in self._draw(model, family, settings, on_progress)
+        last = settings.seed + settings.num_samples
+        batches = [
+            range(first, min(first + self.sampler.batch_size, last))
+            for first in range(settings.seed, last, self.sampler.batch_size)
         ]
-        features_ND, *logits = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-        metrics = self._metrics(features_ND, settings.neighbours)
-        if settings.inception_score_splits is not None:
-            metrics["inception_score"] = inception_score_of_logits(logits[0], settings.inception_score_splits)
-        return metrics
+        chunks: list[tuple[Tensor, ...]] = []
+        # Batch by batch, so that only the features of samples are held.
+        for chunk in sharded(
+            self.ranks,
+            batches,
+            lambda seeds: extract_outputs(self.feature_network, self._draw(model, family, seeds), names),
+        ):
+            chunks.append(chunk)
+            if on_progress is not None:
+                on_progress(batches[len(chunks) - 1].stop - settings.seed)
+        metrics: dict[str, float] = {}
+        with self.ranks.in_step():
+            if self.ranks.leads:
+                features_ND, *logits = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+                metrics = self._metrics(features_ND, settings.neighbours)
+                if settings.inception_score_splits is not None:
+                    metrics["inception_score"] = inception_score_of_logits(logits[0], settings.inception_score_splits)
+        return self.ranks.from_leader(metrics)
 
     def measure(self, images_NCHW: Tensor, neighbours: int | None) -> dict[str, float]:
         """Return the metrics of images at hand: uint8, as :meth:`evaluate` does of those it draws."""
@@ -191,29 +210,23 @@ class Evaluator:
                 param="evaluation.inception_score_splits",
             )
 
-    def _draw(
-        self, model: nn.Module, family: Family, settings: EvaluationSettings, on_progress: Callable[[int], None] | None
-    ) -> Iterator[Tensor]:
-        """Yield the samples batch by batch, so that only their features are held."""
+    def _draw(self, model: nn.Module, family: Family, seeds: range) -> Tensor:
+        """Return the samples of one batch, uint8, shape (B, C, H, W)."""
         info = self.dataset.info
         expected = (info.img_channels, info.img_resolution, info.img_resolution)
-        for start in range(0, settings.num_samples, self.sampler.batch_size):
-            stop = min(start + self.sampler.batch_size, settings.num_samples)
-            images_BCHW = generate_images(
-                model,
-                family,
-                range(settings.seed + start, settings.seed + stop),
-                self.sampler,
-                guide=self.companions.guide,
-                class_counts=self.dataset.info.class_counts,
-                grey_levels=self.grey_levels,
-            ).images_BCHW
-            if images_BCHW.shape[1:] != expected:
-                raise IncompatibleInputs(
-                    f"the checkpoint draws images of shape {tuple(images_BCHW.shape[1:])}, "
-                    f"the dataset's are {expected}: choose a dataset or checkpoint that fits",
-                    param="checkpoint",
-                )
-            yield images_BCHW
-            if on_progress is not None:
-                on_progress(stop)
+        images_BCHW = generate_images(
+            model,
+            family,
+            seeds,
+            self.sampler,
+            guide=self.companions.guide,
+            class_counts=info.class_counts,
+            grey_levels=self.grey_levels,
+        ).images_BCHW
+        if images_BCHW.shape[1:] != expected:
+            raise IncompatibleInputs(
+                f"the checkpoint draws images of shape {tuple(images_BCHW.shape[1:])}, "
+                f"the dataset's are {expected}: choose a dataset or checkpoint that fits",
+                param="checkpoint",
+            )
+        return images_BCHW

@@ -1,0 +1,68 @@
+"""How this process was started: alone, or by torchrun as one of several. Imports no torch."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ddo_engine.errors import InvalidSpec
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which of the run's processes this is.
+
+    Attributes:
+        rank: 0 … size − 1; 0 tells events, writes files and decides what the others ask it.
+        size: Number of processes.
+        size_here: Number of them on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    size_here: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that tells and writes."""
+        return self.rank == 0
+
+    def check(self, command: str) -> None:
+        """Refuse what several processes cannot do.
+
+        Raises:
+            InvalidSpec: They are on several machines, or the command is one for a single process.
+        """
+        if self.size > 1 and command not in ("train", "generate", "evaluate"):
+            raise InvalidSpec(f"{command} runs in one process: start it without torchrun", param="command")
+        if self.size != self.size_here:
+            raise InvalidSpec(
+                f"only {self.size_here} of the {self.size} processes are on this machine: a run has one node, start "
+                "torchrun with --standalone --nproc-per-node",
+                param="command",
+            )
+
+
+def launch_of(environment: Mapping[str, str]) -> Launch:
+    """Return what torchrun says in the environment; one process where it says nothing."""
+    size = int(environment.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return Launch()
+    return Launch(int(environment["RANK"]), size, int(environment["LOCAL_WORLD_SIZE"]))
+
+
+def die_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the process that started this one dies. Linux only; elsewhere nothing happens.
+
+    Torchrun starts every process in a session of its own, where no signal to a process group finds it.
+    """
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died before we asked
+        os._exit(1)
