@@ -36,9 +36,8 @@ def online_spec(inputs, *, training=None, online=None, **overrides):
         inputs,
         reference_set=...,
         online_reference_set={"kind": "online"} | (online or {}),
-        objective={"kind": "ddo", "alpha": 20.0, "beta": 0.02},
         training=PAPERS | (training or {}),
-        **overrides,
+        **({"objective": {"kind": "ddo", "alpha": 20.0, "beta": 0.02}} | overrides),
     )
 
 
@@ -58,6 +57,7 @@ VARIANTS = {
     "mle rows": {"training": {"unconditional_rows": "mle", "label_dropout": 0.3}},
     "bfloat16": {"training": {"precision": "bfloat16"}},
     "float16": {"training": {"precision": "float16"}},
+    "beta found by a probe": {"objective": {"kind": "ddo", "alpha": 20.0, "beta": "auto"}},
 }
 
 
