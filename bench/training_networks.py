@@ -76,8 +76,12 @@ class Subject:
         )
         return ddo_loss(ratios.real_B, ratios.fake_B, alpha=ALPHA, beta=BETA).mean()
 
+    def mle_loss(self) -> Tensor:
+        """Return the engine's loss of maximum likelihood on all 2B images, the mean over rows."""
+        return self.family.pretraining_loss(self.target, self.both, self.training, self.generator).mean()
+
     def plain_loss(self) -> Tensor:
-        """Return the same loss by four separate passes."""
+        """Return the DDO loss by four separate passes."""
         if isinstance(self.target, VAR) and isinstance(self.reference, VAR):
             ratios = plain_var_ratios(self.target, self.reference, self.real, self.fake)
         else:
@@ -91,11 +95,11 @@ class Subject:
 
     def ddo_step(self) -> None:
         """Take the engine's step."""
-        self._step(self.ddo_loss())
+        self._step(self.ddo_loss)
 
     def mle_step(self) -> None:
         """Take the engine's step of maximum likelihood on the same 2B images."""
-        self._step(self.family.pretraining_loss(self.target, self.both, self.training, self.generator).mean())
+        self._step(self.mle_loss)
 
     def plain_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the plain loop's step."""
@@ -118,11 +122,11 @@ class Subject:
         x_t = self.both.images_BCHW / 127.5 - 1 + noise.t_B[:, None, None, None] * noise.eps_BCHW
         return torch.no_grad()(lambda: denoiser.free_form(x_t, noise.t_B, labels_B))
 
-    def _step(self, loss: Tensor) -> None:
-        """Do what a trial does once it has a loss."""
+    def _step(self, loss: Callable[[], Tensor]) -> None:
+        """Do what a trial does, in its order."""
         state = self.state
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss().backward()
         gradients = [parameter.grad for parameter in self.target.parameters() if parameter.grad is not None]
         assert bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
         state.optimizer.step()

@@ -31,14 +31,14 @@ _REPOSITORY = Path(__file__).parents[1]
 
 
 def fastest(works: Mapping[str, Callable[[], object]], now: Callable[[], float], repeats: int) -> dict[str, float]:
-    """Return the least seconds of each work, of so many rounds of all of them after one that does not count."""
+    """Return the least seconds of each work, of so many rounds of all of them."""
     times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         for name, work in works.items():
             started = now()
             work()
             times[name].append(now() - started)
-    return {name: min(all_of_one[1:]) for name, all_of_one in times.items()}
+    return {name: min(all_of_one) for name, all_of_one in times.items()}
 
 
 def print_cost(subject: Subject, now: Callable[[], float], repeats: int) -> None:
@@ -83,10 +83,7 @@ def measure_memory(network: str, step: str, batch_size: int, device: torch.devic
     subject = SUBJECTS[network][1](batch_size, device)
     if step == "floor":
         weights = sum(parameter.nbytes for parameter in subject.target.parameters())
-        rows = lambda: subject.family.pretraining_loss(  # noqa: E731
-            subject.target, subject.both, subject.training, subject.generator
-        ).mean()
-        return {"weights": weights, "activations": saved_for_backward(rows, subject.target)}
+        return {"weights": weights, "activations": saved_for_backward(subject.mle_loss, subject.target)}
     plain_optimizer = torch.optim.Adam(subject.target.parameters(), lr=1e-6)
     steps = {
         "DDO step": subject.ddo_step,
