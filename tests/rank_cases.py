@@ -1,0 +1,161 @@
+"""Runs of several processes: cases that one start of the processes does one after the other.
+
+    outcomes = run_in_processes([Case("train", spec, workdir)], num_processes=2)
+
+Started without torchrun, in whose environment they run: it takes seconds more, and none of its own duties is looked at
+here. ``tests/integration/engine/test_torchrun.py`` does.
+"""
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+
+from ddo_engine.command_line import COMMANDS
+from ddo_engine.errors import EngineError
+from ddo_engine.events import EventWriter
+from ddo_engine.interruption import StopRequest
+from ddo_engine.parallel.joining import joined
+from ddo_engine.parallel.launch import launch_of
+from ddo_engine.parallel.ranks import Ranks
+from ddo_engine.run_context import RunContext
+from ddo_engine.spec import EngineEvent
+from ddo_engine.trial import Trial
+
+REPOSITORY = Path(__file__).parents[1]
+LAST = -1  # stands for the last rank
+
+
+@dataclass(frozen=True)
+class Case:
+    """One command of the engine.
+
+    Attributes:
+        command: ``train``, ``generate``, …
+        spec: Of the unit.
+        workdir: Made if missing.
+        mishap: What happens to the last rank alone, after step 3: its weights change, its loss is NaN, it has no
+            memory left, it is asked to stop.
+    """
+
+    command: str
+    spec: dict[str, Any]
+    workdir: str
+    mishap: Literal["drift", "nan", "memory", "stop"] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a case ended in one process.
+
+    Attributes:
+        events: All of them, also where they would go nowhere.
+        error: Code of the error that ended it.
+        message: Of that error.
+        param: Of that error.
+    """
+
+    events: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    message: str | None = None
+    param: str | None = None
+
+
+def run_in_processes(cases: Sequence[Case], *, num_processes: int, folder: Path) -> list[list[Outcome]]:
+    """Return the outcome of every case in every process: first index the case, second the rank."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(num_processes), "LOCAL_WORLD_SIZE": str(num_processes), "OMP_NUM_THREADS": "1"}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.rank_cases", str(folder)],
+            cwd=REPOSITORY,
+            env=os.environ | common | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(num_processes)
+    ]
+    try:
+        said = [process.communicate(timeout=100)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(said)
+    ranks = [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(num_processes)]
+    return [[Outcome(**ranks[rank][index]) for rank in range(num_processes)] for index in range(len(cases))]
+
+
+def main(folder: Path) -> None:
+    """Do all cases in this process."""
+    torch.set_num_threads(1)
+    launch = launch_of(os.environ)
+    cases = [Case(**case) for case in json.loads((folder / "cases.json").read_text())]
+    with joined(launch, torch.device("cpu"), StopRequest()) as ranks:
+        outcomes = [asdict(run_case(case, ranks)) for case in cases]
+    (folder / f"outcomes-{launch.rank}.json").write_text(json.dumps(outcomes))
+
+
+def run_case(case: Case, ranks: Ranks) -> Outcome:
+    """Run one command in this process, as one of several."""
+    Path(case.workdir).mkdir(parents=True, exist_ok=True)
+    stop, outcome = StopRequest(), Outcome()
+
+    def listen(event: EngineEvent) -> None:
+        outcome.events.append(json.loads(event.model_dump_json()))
+
+    context = RunContext(Path(case.workdir), torch.device("cpu"), EventWriter(io.StringIO(), listen), stop, ranks=ranks)
+    try:
+        with struck_by(case.mishap if ranks.rank == ranks.size - 1 else None, stop):
+            import_module(f"ddo_engine.{case.command}").run(COMMANDS[case.command].model_validate(case.spec), context)
+    except EngineError as error:
+        return Outcome(outcome.events, error.code, error.message, error.param)
+    return outcome
+
+
+@contextmanager
+def struck_by(mishap: str | None, stop: StopRequest) -> Iterator[None]:
+    """Let something happen to this process in the fourth step of a trial."""
+    if mishap is None:
+        yield
+        return
+    backward = Trial._backward
+
+    def struck(trial: Trial) -> torch.Tensor:
+        if trial.state.step != 3:
+            return backward(trial)
+        match mishap:
+            case "drift":
+                next(trial.state.target_model.parameters()).data.view(-1)[0].add_(1e-6)
+            case "stop":
+                stop.requested = True
+            case "memory":
+                with mock.patch.object(type(trial.loss), "__call__", side_effect=torch.OutOfMemoryError("none left")):
+                    return backward(trial)
+            case "nan":
+                loss = type(trial.loss).__call__
+                with mock.patch.object(type(trial.loss), "__call__", lambda *args: loss(*args) * float("nan")):
+                    return backward(trial)
+        return backward(trial)
+
+    with mock.patch.object(Trial, "_backward", struck):
+        yield
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
