@@ -92,6 +92,45 @@ def submit(
 
 
 @app.command()
+def branch(
+    job_id: JobId,
+    changes_file: Annotated[
+        Path | None, typer.Argument(metavar="CHANGES.YAML", help="Fields that differ from the job's, as YAML or JSON.")
+    ] = None,
+    from_round: Annotated[
+        int | None, typer.Option("--round", min=0, help="From the winner of this round; 0 is the base.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(metavar="CHECKPOINT", help="From this checkpoint of the job, ckpt_…")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Stay and show its progress.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would cost; create nothing.")] = False,
+    idempotency_key: Annotated[
+        str | None, typer.Option(help="The same key with the same request never makes a second one.")
+    ] = None,
+) -> None:
+    """Go on from a round of a job in a new one, from its best if none is named. Prints the new job's id."""
+    if from_round is not None and checkpoint is not None:
+        raise typer.BadParameter("say either --round or --checkpoint")
+    with _client() as client:
+        changes = read_job(changes_file) if changes_file else {}
+        if dry_run:
+            plan = client.plan_branch(job_id, changes, from_round=from_round, from_checkpoint=checkpoint)
+            _console.print(output.plan_view(plan))
+            return
+        created = client.branch(
+            job_id,
+            changes,
+            from_round=from_round,
+            from_checkpoint=checkpoint,
+            idempotency_key=idempotency_key,
+        )
+        _console.print(Text(created.id))
+        if watch:
+            _watch_to_the_end(client, created.id)
+
+
+@app.command()
 def jobs(
     status: Annotated[list[str] | None, typer.Option(help="Only jobs in this status; repeatable.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most.")] = 20,

@@ -110,6 +110,45 @@ class Client:
         """Return what a job would do, without creating it."""
         return self._ask(Plan, "POST", "/jobs", json=dict(job), params={"dry_run": "true"})
 
+    def branch(
+        self,
+        job_id: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        from_round: int | None = None,
+        from_checkpoint: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
+        """Create a job that goes on from a checkpoint of another: a round's winner, any other, or else its best.
+
+        Args:
+            job_id: The job to branch from; it is left alone.
+            changes: Fields of the new job; the others are inherited.
+            from_round: Start from the winner of this round; 0 is the base.
+            from_checkpoint: Start from this checkpoint of the job.
+            idempotency_key: The same key with the same request always means the same job; None: a new job.
+
+        Raises:
+            ApiError: The service refuses it, and says which field is wrong.
+            Unreachable: No answer; with the same key the call may be repeated.
+        """
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        body = _branch(changes, from_round, from_checkpoint)
+        return self._ask(Job, "POST", f"/jobs/{_segment(job_id)}/branch", json=body, headers=headers)
+
+    def plan_branch(
+        self,
+        job_id: str,
+        changes: Mapping[str, Any] | None = None,
+        *,
+        from_round: int | None = None,
+        from_checkpoint: str | None = None,
+    ) -> Plan:
+        """Return what a branch would do, without creating it."""
+        body = _branch(changes, from_round, from_checkpoint)
+        path = f"/jobs/{_segment(job_id)}/branch"
+        return self._ask(Plan, "POST", path, json=body, params={"dry_run": "true"})
+
     def jobs(self, *, statuses: Sequence[str] = (), limit: int | None = None) -> Iterator[JobSummary]:
         """Yield jobs, newest first, at most ``limit`` of them."""
         params: dict[str, Any] = {"limit": min(limit or 100, 100)}
@@ -284,6 +323,11 @@ def _api_error(response: httpx.Response) -> ApiError:
     if after.isdigit():
         error.retry_after_seconds = min(float(after), _MAX_RETRY_AFTER_SECONDS)
     return error
+
+
+def _branch(changes: Mapping[str, Any] | None, from_round: int | None, from_checkpoint: str | None) -> dict[str, Any]:
+    start = {"from_round": from_round, "from_checkpoint": from_checkpoint}
+    return dict(changes or {}) | {name: value for name, value in start.items() if value is not None}
 
 
 def _may_pass(error: BaseException) -> bool:

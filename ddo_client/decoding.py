@@ -39,6 +39,8 @@ def _decoder(kind: Any) -> Callable[[Any, str], Any]:
 
 def _generic_decoder(origin: Any, arguments: tuple[Any, ...]) -> Callable[[Any, str], Any]:
     if origin in (Union, types.UnionType):
+        if set(arguments) == {float, str}:
+            return lambda value, where: value if isinstance(value, str) else _decoder(float)(value, where)
         (inner,) = [_decoder(argument) for argument in arguments if argument is not type(None)]
         return lambda value, where: None if value is None else inner(value, where)
     if origin is tuple:

@@ -42,6 +42,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class ParentCheckpoint:
+    """The checkpoint of another job that a job starts from."""
+
+    checkpoint_id: str
+    job_id: str
+    round_index: int
+
+
+@dataclass(frozen=True)
 class JobSummary:
     """A job in a list."""
 
@@ -60,6 +69,7 @@ class JobSummary:
     started_at: datetime | None
     finished_at: datetime | None
     termination_message: str | None = field(default=None, kw_only=True)
+    parent: ParentCheckpoint | None = field(default=None, kw_only=True)
 
     @property
     def has_ended(self) -> bool:
@@ -138,12 +148,22 @@ class TrialError:
 
 
 @dataclass(frozen=True)
+class TrialWarning:
+    """Something about a trial that deserves a look."""
+
+    code: str
+    message: str
+    step: int
+    kimg: float
+
+
+@dataclass(frozen=True)
 class Trial:
-    """One cell of a round's grid."""
+    """One cell of a round's grid. A beta of ``"auto"`` becomes ``found_beta``."""
 
     trial_index: int
     alpha: float
-    beta: float
+    beta: float | str
     status: str
     unit_id: str
     attempt: int
@@ -153,6 +173,8 @@ class Trial:
     confirmed: Measured | None
     progress: dict[str, Any] | None
     error: TrialError | None
+    found_beta: float | None = None
+    warnings: tuple[TrialWarning, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,9 @@ def job_view(job: Job) -> RenderableType:
     table.add_row("job", Text(job.id))
     if job.name:
         table.add_row("name", Text(job.name))
+    if job.parent:
+        told = f"{job.parent.checkpoint_id}, round {job.parent.round_index} of {job.parent.job_id}"
+        table.add_row("branched from", Text(told))
     reason = f" ({job.termination_reason})" if job.termination_reason else ""
     table.add_row("status", status(job.status) + Text(reason))
     if job.termination_message:
@@ -115,10 +118,21 @@ def _numbers(search: Measured | None, confirmed: Measured | None, is_confirmed: 
 
 def _trial_cells(round_: Round, trial: Trial, is_confirmed: bool) -> list[RenderableType]:
     is_winner = round_.winner is not None and round_.winner.trial_index == trial.trial_index
-    note = "★ winner" if is_winner else trial.error.message or "" if trial.error else ""
-    told = [str(trial.trial_index), number(trial.alpha), number(trial.beta)]
+    warned = ", ".join(warning.code for warning in trial.warnings)
+    note = "★ winner" if is_winner else trial.error.message or "" if trial.error else warned
+    told = [str(trial.trial_index), number(trial.alpha), _beta(trial)]
     told += [*_numbers(trial.best, trial.confirmed, is_confirmed), number(trial.best_kimg)]
     return [status(trial.status), *told, Text(note)]
+
+
+def _beta(trial: Trial) -> str:
+    if trial.found_beta is None:
+        return _number_or_name(trial.beta)
+    return f"{trial.beta} {number(trial.found_beta)}"
+
+
+def _number_or_name(value: float | str) -> str:
+    return value if isinstance(value, str) else number(value)
 
 
 def plan_view(plan: Plan) -> Table:
@@ -185,7 +199,9 @@ def _what(event: Event) -> str:
     data = event.data
     if event.type == "checkpoint.evaluated":
         return "base" if data.get("kind") == "baseline" else f"finalist {data.get('position')}"
-    cell = f" (α {number(data['alpha'])}, β {number(data['beta'])})" if "alpha" in data and "beta" in data else ""
+    cell = (
+        f" (α {number(data['alpha'])}, β {_number_or_name(data['beta'])})" if "alpha" in data and "beta" in data else ""
+    )
     return f"trial {data.get('position')}{cell} at {number(data.get('kimg'))} kimg"
 
 

@@ -17,6 +17,7 @@ FINAL_CODES: Mapping[str, TerminationReason] = MappingProxyType(
         "invalid_feature_network": TerminationReason.INVALID_FEATURE_NETWORK,
         "incompatible_inputs": TerminationReason.INCOMPATIBLE_INPUTS,
         "diverged": TerminationReason.DIVERGED,
+        "saturated": TerminationReason.SATURATED,
         "out_of_memory": TerminationReason.OUT_OF_MEMORY,
     }
 )

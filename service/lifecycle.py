@@ -7,7 +7,7 @@ row, so that the ids of its events also are the order in which they became visib
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from ddo_engine.spec import FileRef, JobSpec
+from ddo_engine.spec import FileRef, FileRole, JobSpec
 from service.job_view import (
     Action,
     CancelUnit,
@@ -130,9 +130,10 @@ def _create_unit(session: Session, job: Job, action: CreateUnit) -> str:
     session.flush()
     told: dict[str, object] = {"kind": action.kind, "round_index": action.round_index, "position": action.position}
     if action.cell is not None and round_ is not None:
-        cell = {"alpha": action.cell.alpha, "beta": action.cell.beta}
-        session.add(Trial(round_id=round_.id, trial_index=action.position, unit_id=unit.id, **cell))
-        told |= cell
+        alpha, beta = action.cell.alpha, action.cell.beta
+        number = None if beta == "auto" else beta
+        session.add(Trial(round_id=round_.id, trial_index=action.position, unit_id=unit.id, alpha=alpha, beta=number))
+        told |= {"alpha": alpha, "beta": beta}
     add_event(session, job.id, "unit.created", unit_id=unit.id, **told)
     return unit.id
 
@@ -157,7 +158,9 @@ def _view(session: Session, job: Job) -> JobView:
     indices = {round_.id: round_.round_index for round_ in rounds}
     artifacts = {
         row.unit_id: object_file(row.object_key, sha256=row.sha256, size_bytes=row.size_bytes)
-        for row in session.scalars(select(Artifact).join(WorkUnit).where(WorkUnit.job_id == job.id))
+        for row in session.scalars(
+            select(Artifact).join(WorkUnit).where(WorkUnit.job_id == job.id, Artifact.role == FileRole.REFERENCE_SET)
+        )
     }
     units = session.execute(
         select(

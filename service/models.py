@@ -153,11 +153,20 @@ class Trial(Base):
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
     trial_index: Mapped[int]
     alpha: Mapped[float]
-    beta: Mapped[float]
+    beta: Mapped[float | None] = mapped_column(comment="null: left to the probe")
+    found_beta: Mapped[float | None] = mapped_column(comment="what the probe found; null: none did")
+    warnings: Mapped[list[Json]] = mapped_column(
+        JSONB, default=list, comment="[{code, message, step, kimg}] in order, each code once"
+    )
     unit_id: Mapped[str] = mapped_column(ForeignKey("work_units.id"), unique=True)
 
     round: Mapped[Round] = relationship(back_populates="trials", lazy="raise")
     unit: Mapped["WorkUnit"] = relationship(lazy="raise")
+
+    @property
+    def trained_beta(self) -> float | None:
+        """The beta that it trains with; None while a probe looks for it."""
+        return self.found_beta if self.beta is None else self.beta
 
 
 class WorkUnit(Base):
@@ -251,14 +260,15 @@ class TrainingMetric(Base):
 
 
 class Artifact(Base):
-    """Any other uploaded file of a unit: a shard of the reference set, for instance."""
+    """Any other uploaded file of a unit: a shard of the reference set, an average for reconstruction."""
 
     __tablename__ = "artifacts"
-    __table_args__ = (UniqueConstraint("unit_id", "role"),)
+    __table_args__ = (UniqueConstraint("unit_id", "role", "name"),)
 
     id: Mapped[str] = _id("art")
     unit_id: Mapped[str] = mapped_column(ForeignKey("work_units.id"))
     role: Mapped[str]
+    name: Mapped[str] = mapped_column(default="", comment="tells files of one role apart; empty where there is one")
     object_key: Mapped[str]
     sha256: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)

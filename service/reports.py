@@ -4,26 +4,31 @@ What is stored first stays. A replay that brings other numbers or bytes is noted
 is to repeat the same bits, so it points at a defect or at a change of machine.
 """
 
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ddo_engine.spec import (
+    BetaFound,
     Evaluated,
     EvaluateSpec,
     FileRef,
+    FileRole,
     FileWritten,
     Metric,
+    Performance,
     Progress,
     Report,
     Started,
+    TrainingWarning,
     TrainSpec,
 )
 from service.job_view import JobInputs
 from service.keys import key_of
 from service.leases import Claim, finish, hold
-from service.models import Artifact, Checkpoint, Evaluation, Job, TrainingMetric, WorkUnit
+from service.models import Artifact, Checkpoint, Evaluation, Job, TrainingMetric, Trial, WorkUnit
 from service.statuses import UnitKind
 from service.transitions import LeaseLostError, add_event
 
@@ -55,6 +60,36 @@ def record_metric(session: Session, claim: Claim, event: Metric) -> None:
         return
     session.add(TrainingMetric(unit_id=claim.unit_id, step=event.step, kimg=event.kimg, values=event.values))
     _tell(session, claim, "trial.metric", step=event.step, kimg=event.kimg, values=event.values)
+
+
+def record_performance(session: Session, claim: Claim, event: Performance) -> None:
+    """Note how fast and how large training is; a replayed window is another measurement."""
+    hold(session, claim)
+    _tell(session, claim, "trial.performance", **event.model_dump(mode="json", exclude={"type"}))
+
+
+def record_beta(session: Session, claim: Claim, event: BetaFound) -> None:
+    """Store the beta that a trial found, once."""
+    hold(session, claim)
+    trial = session.scalars(select(Trial).where(Trial.unit_id == claim.unit_id)).one()
+    if trial.found_beta is not None:
+        _compare(session, claim, "beta of the probe", trial.found_beta, event.beta)
+        return
+    trial.found_beta = event.beta
+    _tell(session, claim, "trial.beta_found", found_beta=event.beta, ratio_std=event.ratio_std)
+
+
+def record_warning(session: Session, claim: Claim, event: TrainingWarning) -> None:
+    """Store a warning about a trial, once per code."""
+    hold(session, claim)
+    trial = session.scalars(select(Trial).where(Trial.unit_id == claim.unit_id)).one()
+    warning = event.model_dump(mode="json", exclude={"type"})
+    known = next((each for each in trial.warnings if each["code"] == event.code), None)
+    if known is not None:
+        _compare(session, claim, f"warning {event.code}", known, warning)
+        return
+    trial.warnings = [*trial.warnings, warning]
+    _tell(session, claim, "trial.warning", **warning)
 
 
 def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
@@ -166,15 +201,18 @@ def drop_state(session: Session, claim: Claim, message: str) -> None:
 
 
 def record_artifact(session: Session, claim: Claim, event: FileWritten, key: str) -> None:
-    """Make any other uploaded file of a unit exist, once per role."""
+    """Make any other uploaded file of a unit exist, once per role; snapshots once per name."""
     hold(session, claim)
-    known = session.scalar(select(Artifact).where(Artifact.unit_id == claim.unit_id, Artifact.role == event.role))
+    name = Path(event.path).name if event.role is FileRole.SNAPSHOT else ""
+    known = session.scalar(
+        select(Artifact).where(Artifact.unit_id == claim.unit_id, Artifact.role == event.role, Artifact.name == name)
+    )
     if known is not None:
-        _compare(session, claim, event.role, known.sha256, event.sha256)
+        _compare(session, claim, name or event.role, known.sha256, event.sha256)
         return
     values = {"sha256": event.sha256, "size_bytes": event.size_bytes}
-    session.add(Artifact(unit_id=claim.unit_id, role=event.role, object_key=key, info=event.info, **values))
-    _tell(session, claim, f"{event.role}.created", **values)
+    session.add(Artifact(unit_id=claim.unit_id, role=event.role, name=name, object_key=key, info=event.info, **values))
+    _tell(session, claim, f"{event.role}.created", **({"name": name} if name else {}), **values)
 
 
 def finish_validation(session: Session, claim: Claim, report: Report, inputs: JobInputs) -> list[str]:

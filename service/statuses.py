@@ -61,6 +61,7 @@ class TerminationReason(StrEnum):
     INCOMPATIBLE_INPUTS = "incompatible_inputs"
     INVALID_SPEC = "invalid_spec"
     DIVERGED = "diverged"
+    SATURATED = "saturated"
     OUT_OF_MEMORY = "out_of_memory"
     ATTEMPTS_EXHAUSTED = "attempts_exhausted"
     ENGINE_ERROR = "engine_error"

@@ -23,7 +23,10 @@ class JobSpec(Settings):
 
     name: str | None = Field(default=None, min_length=1, max_length=120)
     preset: str | None = Field(default=None, description="Settings to start from; fields given in the body win.")
-    base_checkpoint: Uri = Field(description="The model to finetune: first reference and first weights.")
+    base_checkpoint: Uri = Field(
+        description="The model to finetune: first reference and first weights. A file, or in the service "
+        "'checkpoint:ckpt_…', a checkpoint of another job."
+    )
     autoencoder: Uri | None = Field(
         default=None,
         description="What maps pixels to the model's tokens or latents and back: the VQVAE of a VAR model, the "

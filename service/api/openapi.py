@@ -9,12 +9,15 @@ from fastapi.openapi.utils import get_openapi
 
 from ddo_engine.presets import PRESETS
 from ddo_engine.spec import JobSpec
+from service.api.jobs.parents import NOT_IN_BRANCHES, BranchPoint
 from service.api.jobs.schemas import JobDetail, JobPlan
 from service.api.problems import Problem
 
 _REF = "#/components/schemas/"
 _SPEC = JobSpec.__name__
 _FROM_PRESET = "FromPreset"
+_BRANCH = "Branch"
+_CHANGED = "Changed"
 
 DESCRIPTION = """
 Finetunes likelihood-based image models by **Direct Discriminative Optimization** (arXiv:2503.01103): rounds of
@@ -70,6 +73,19 @@ def job_request_body() -> dict[str, Any]:
     return {"required": True, "content": {"application/json": {"schema": either, "examples": _EXAMPLES}}}
 
 
+def branch_request_body() -> dict[str, Any]:
+    """Return the ``requestBody`` of ``POST /jobs/{id}/branch``: where to start, and what changes."""
+    examples = {
+        "best": {"summary": "On from the best, for three more rounds", "value": {"rounds": 3}},
+        "round": {
+            "summary": "Back to round 2, with a wider distribution of noise levels",
+            "value": {"from_round": 2, "training": {"P_std": 2.0}},
+        },
+    }
+    schema = {"$ref": _REF + _BRANCH}
+    return {"required": False, "content": {"application/json": {"schema": schema, "examples": examples}}}
+
+
 def install(app: FastAPI) -> None:
     """Let ``app.openapi()`` return the whole document, built once."""
 
@@ -114,11 +130,37 @@ def _job_schemas() -> dict[str, Any]:
     job["required"] = ["preset", *job["required"]]
     job["properties"]["preset"] = {"type": "string", "enum": sorted(PRESETS), "description": "Settings to start from."}
     job["description"] = "A finetuning job that a preset completes: fields given here win over the preset's."
-    return schemas | relaxed
+    return schemas | relaxed | _branch_schemas(schemas)
 
 
-def _relax(name: str, filled: list[Mapping[str, Any]], schemas: Mapping[str, Any], relaxed: dict[str, Any]) -> str:
-    """Add a copy of ``schemas[name]`` that requires only what some preset leaves out, and return its name."""
+def _branch_schemas(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body of a branch: any field of a job that it inherits, and of the objects in it, none required."""
+    changed: dict[str, Any] = {}
+    _relax(_SPEC, [_all_fields(_SPEC, schemas)], schemas, changed, suffix=_CHANGED)
+    branch = changed.pop(_SPEC + _CHANGED)
+    properties = {name: told for name, told in branch["properties"].items() if name not in NOT_IN_BRANCHES}
+    point = BranchPoint.model_json_schema(ref_template=_REF + "{model}")["properties"]
+    description = "Where in the job to start, and fields of the new job that differ from what it inherits."
+    branch |= {"title": _BRANCH, "description": description, "properties": point | properties}
+    return changed | {_BRANCH: branch}
+
+
+def _all_fields(name: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {field: told.get("$ref", "").removeprefix(_REF) for field, told in schemas[name]["properties"].items()}
+    return {
+        field: _all_fields(below, schemas) if "properties" in schemas.get(below, {}) else None
+        for field, below in inner.items()
+    }
+
+
+def _relax(
+    name: str,
+    filled: list[Mapping[str, Any]],
+    schemas: Mapping[str, Any],
+    relaxed: dict[str, Any],
+    suffix: str = _FROM_PRESET,
+) -> str:
+    """Add a copy of ``schemas[name]`` that requires only what some of ``filled`` leaves out, and return its name."""
     schema = deepcopy(schemas[name])
     always = set.intersection(*(set(values) for values in filled))
     schema["required"] = [field for field in schema.get("required", []) if field not in always]
@@ -126,7 +168,7 @@ def _relax(name: str, filled: list[Mapping[str, Any]], schemas: Mapping[str, Any
         inner = [values[field] for values in filled]
         reference = schema["properties"][field].get("$ref", "")
         if reference and all(isinstance(values, Mapping) for values in inner):
-            below = _relax(reference.removeprefix(_REF), inner, schemas, relaxed)
+            below = _relax(reference.removeprefix(_REF), inner, schemas, relaxed, suffix)
             schema["properties"][field]["$ref"] = _REF + below
     # a field of which a preset fills a part stays required where another part is left to the client
     schema["required"] += [
@@ -134,6 +176,6 @@ def _relax(name: str, filled: list[Mapping[str, Any]], schemas: Mapping[str, Any
         for field in sorted(always & set(schemas[name].get("required", [])))
         if relaxed.get(schema["properties"][field].get("$ref", "").removeprefix(_REF), {}).get("required")
     ]
-    schema["title"] = name + _FROM_PRESET
-    relaxed[name + _FROM_PRESET] = schema
-    return name + _FROM_PRESET
+    schema["title"] = name + suffix
+    relaxed[name + suffix] = schema
+    return name + suffix

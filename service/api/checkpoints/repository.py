@@ -75,10 +75,11 @@ def evaluations_of(session: Session, job_id: str) -> dict[str, list[Evaluation]]
 
 
 def lineages(session: Session, job_id: str) -> dict[str, list[str]]:
-    """Return for each checkpoint of a job the ids from the base to itself."""
-    parents = dict(
-        session.execute(select(Checkpoint.id, Checkpoint.parent_checkpoint_id).where(Checkpoint.job_id == job_id)).all()
-    )
+    """Return for each checkpoint of a job the ids from the base to itself, through all jobs that it branched from."""
+    columns = (Checkpoint.id, Checkpoint.parent_checkpoint_id)
+    chains = select(*columns).where(Checkpoint.job_id == job_id).cte("chains", recursive=True)
+    chains = chains.union(select(*columns).join(chains, Checkpoint.id == chains.c.parent_checkpoint_id))
+    parents = dict(session.execute(select(chains.c.id, chains.c.parent_checkpoint_id)).all())
 
     def chain(checkpoint_id: str) -> Sequence[str]:
         ids: list[str] = []

@@ -21,7 +21,8 @@ class Checkpoint(BaseModel):
     fid: float | None = Field(description="By the protocol that the job ranks with.")
     evaluations: list[Measured]
     lineage: list[str] = Field(
-        description="Checkpoint ids from the base to this one: each was the next one's reference."
+        description="Checkpoint ids from the base to this one: each was the next one's reference, or what its job "
+        "branched from."
     )
     sha256: str
     size_bytes: int

@@ -19,7 +19,7 @@ def checkpoint(
         round_index=row.round_index,
         trial_index=None if trial is None else trial.trial_index,
         alpha=None if trial is None else trial.alpha,
-        beta=None if trial is None else trial.beta,
+        beta=None if trial is None else trial.trained_beta,
         kimg=stored.kimg,
         rank=row.rank,
         fid=row.fid,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.api.problems import NotFound, Unprocessable
 from service.api.rankings import ranked_checkpoints
 from service.ids import new_id
-from service.models import Event, Job, Round, WorkUnit
+from service.models import Checkpoint, Event, Job, Round, WorkUnit
 from service.statuses import JobStatus, RoundStatus, UnitStatus
 
 
@@ -31,6 +31,15 @@ class RunningRow:
 
     unit: WorkUnit
     round_index: int | None
+
+
+@dataclass(frozen=True)
+class ParentRow:
+    """The checkpoint of another job that a job starts from."""
+
+    checkpoint_id: str
+    job_id: str
+    round_index: int
 
 
 def find_job(session: Session, tenant_id: str, job_id: str) -> Job:
@@ -93,6 +102,20 @@ def standings(session: Session, job_ids: Sequence[str]) -> dict[str, Standing]:
     return found
 
 
+def parents(session: Session, jobs: Sequence[Job]) -> dict[str, ParentRow]:
+    """Return where those of the jobs come from that start from a checkpoint of another."""
+    query = (
+        select(Job.id, Checkpoint.id, Checkpoint.job_id, Round.round_index)
+        .join(Checkpoint, Checkpoint.id == Job.parent_checkpoint_id)
+        .join(Round, Round.id == Checkpoint.round_id)
+        .where(Job.id.in_([job.id for job in jobs if job.parent_checkpoint_id is not None]))
+    )
+    return {
+        job_id: ParentRow(checkpoint_id, parent_job_id, round_index)
+        for job_id, checkpoint_id, parent_job_id, round_index in session.execute(query)
+    }
+
+
 def succeeded_units(session: Session, job_id: str) -> dict[tuple[str, int | None], int]:
     """Return how many units have succeeded, by kind and round."""
     query = (
@@ -121,7 +144,13 @@ def find_by_idempotency_key(session: Session, tenant_id: str, key: str) -> Job |
 
 
 def insert_job(
-    session: Session, tenant_id: str, *, spec: dict[str, Any], idempotency_key: str | None, request_hash: str
+    session: Session,
+    tenant_id: str,
+    *,
+    spec: dict[str, Any],
+    parent_checkpoint_id: str | None,
+    idempotency_key: str | None,
+    request_hash: str,
 ) -> str | None:
     """Add a job with its first event, and return its id; None if the idempotency key is taken.
 
@@ -134,6 +163,7 @@ def insert_job(
             tenant_id=tenant_id,
             status=JobStatus.VALIDATING,
             spec=spec,
+            parent_checkpoint_id=parent_checkpoint_id,
             idempotency_key=idempotency_key,
             request_hash=request_hash,
         )

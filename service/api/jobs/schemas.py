@@ -43,12 +43,21 @@ class Progress(BaseModel):
     running: list[RunningUnit]
 
 
+class ParentCheckpoint(BaseModel):
+    """The checkpoint of another job that a job starts from."""
+
+    checkpoint_id: str
+    job_id: str
+    round_index: int
+
+
 class JobSummary(BaseModel):
     """A job in a list. FIDs are under the confirm protocol if the job has one, else under the search protocol."""
 
     id: str = Field(examples=["job_0198f3a1b2c3d4e5f60718293a"])
     name: str | None
     preset: str | None
+    parent: ParentCheckpoint | None = Field(description="Where it branched off; null: its base came as a file.")
     status: JobStatus
     termination_reason: TerminationReason | None
     termination_message: str | None = Field(

@@ -1,5 +1,6 @@
 """From rows to what clients see of a job."""
 
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -8,28 +9,29 @@ from ddo_engine.spec import JobSpec
 from service.api.jobs import repository
 from service.api.jobs.estimate import UnitCost, estimate, unit_cost
 from service.api.jobs.operations import InputSizes
-from service.api.jobs.repository import RunningRow, Standing
+from service.api.jobs.repository import ParentRow, RunningRow, Standing
 from service.api.jobs.schemas import JobDetail, JobPlan, JobSummary, PhasePlan, Progress, RunningUnit, StorageEstimate
 from service.models import Job
 from service.statuses import JobStatus, UnitKind
 
 
-def summary(job: Job, standing: Standing) -> JobSummary:
+def summary(job: Job, standing: Standing, parent: ParentRow | None) -> JobSummary:
     """Return a job as a list shows it."""
-    return JobSummary.model_validate(_shared(job, standing))
+    return JobSummary.model_validate(_shared(job, standing, parent))
 
 
 def detail(session: Session, job: Job) -> JobDetail:
     """Return a job with its spec and progress."""
     standing = repository.standings(session, [job.id])[job.id]
-    return JobDetail.model_validate({**_shared(job, standing), "spec": job.spec, "progress": _progress(session, job)})
+    shared = _shared(job, standing, repository.parents(session, [job]).get(job.id))
+    return JobDetail.model_validate({**shared, "spec": job.spec, "progress": _progress(session, job)})
 
 
 def fresh(job: Job) -> JobDetail:
-    """Return a job that was created this moment: nothing can have happened yet, so nothing is asked."""
+    """Return a job that was created this moment from files: nothing can have happened yet, so nothing is asked."""
     planned = sum(estimate(JobSpec.model_validate(job.spec), checkpoint_bytes=0).units.values())
     progress = Progress(fraction=0.0, units_done=0, units_planned=planned, running=[])
-    return JobDetail.model_validate({**_shared(job, Standing()), "spec": job.spec, "progress": progress})
+    return JobDetail.model_validate({**_shared(job, Standing(), None), "spec": job.spec, "progress": progress})
 
 
 def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
@@ -65,13 +67,14 @@ def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
     )
 
 
-def _shared(job: Job, standing: Standing) -> dict[str, Any]:
+def _shared(job: Job, standing: Standing, parent: ParentRow | None) -> dict[str, Any]:
     base, best = standing.base_fid, standing.best_fid
     improvement = 100 * (base - best) / base if base and best is not None else None
     return {
         "id": job.id,
         "name": job.spec.get("name"),
         "preset": job.spec.get("preset"),
+        "parent": None if parent is None else asdict(parent),
         "status": job.status,
         "termination_reason": job.termination_reason,
         "termination_message": job.termination_message,

@@ -1,7 +1,7 @@
 """The round chain as clients see it."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -30,12 +30,23 @@ class TrialError(BaseModel):
     message: str | None
 
 
+class TrialWarning(BaseModel):
+    """Something about a trial that deserves a look; each code comes once."""
+
+    code: str = Field(examples=["discriminator_saturated"])
+    message: str
+    step: int
+    kimg: float
+
+
 class Trial(BaseModel):
     """One cell of the grid."""
 
     trial_index: int
     alpha: float
-    beta: float
+    beta: float | Literal["auto"] = Field(description="As in the grid.")
+    found_beta: float | None = Field(description="What 'auto' came to; null before, and where beta is a number.")
+    warnings: list[TrialWarning]
     status: UnitStatus
     unit_id: str
     attempt: int = Field(description="How often a worker took it up.")

@@ -46,7 +46,7 @@ def _winner(chain: Chain, row: Round) -> schemas.Winner | None:
         checkpoint_id=checkpoint.id,
         trial_index=None if trial is None else trial.trial_index,
         alpha=None if trial is None else trial.alpha,
-        beta=None if trial is None else trial.beta,
+        beta=None if trial is None else trial.trained_beta,
         kimg=checkpoint.kimg,
         measured=_measured(chain.ranked.get(checkpoint.id), kimg=checkpoint.kimg),
     )
@@ -59,7 +59,9 @@ def _trial(chain: Chain, trial: Trial, unit: WorkUnit) -> schemas.Trial:
     return schemas.Trial(
         trial_index=trial.trial_index,
         alpha=trial.alpha,
-        beta=trial.beta,
+        beta="auto" if trial.beta is None else trial.beta,
+        found_beta=trial.found_beta,
+        warnings=[schemas.TrialWarning.model_validate(warning) for warning in trial.warnings],
         status=UnitStatus(unit.status),
         unit_id=unit.id,
         attempt=unit.attempt,

@@ -198,3 +198,33 @@ def test_command_with_a_wrong_key_says_so(service: Service, monkeypatch: pytest.
     done = service.ddo("jobs")
     assert done.returncode == 1
     assert "unauthorized, HTTP 401" in done.stderr
+
+
+def test_branch_goes_on_from_a_round_and_says_where_it_came_from(
+    service: Service, job_file: Path, tmp_path: Path
+) -> None:
+    job_id = _submitted(service, job_file)
+    service.worker().run()
+    changes = tmp_path / "changes.yaml"
+    changes.write_text("name: second try\nrounds: 1\ntraining:\n  P_std: 3.0\n")
+
+    planned = service.ddo("branch", job_id, str(changes), "--round", "1", "--dry-run")
+    done = service.ddo("branch", job_id, str(changes), "--round", "1")
+    refused = service.ddo("branch", job_id, "--round", "9")
+
+    assert planned.returncode == done.returncode == 0, planned.stderr + done.stderr
+    assert "trial units" in planned.stdout
+    branched = service.client.job(done.stdout.strip())
+    assert (branched.name, branched.spec["rounds"], branched.spec["training"]["P_std"]) == ("second try", 1, 3.0)
+    assert branched.parent is not None
+    assert (branched.parent.job_id, branched.parent.round_index) == (job_id, 1)
+    assert f"round 1 of {job_id}" in service.ddo("show", branched.id).stdout
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "from_round" in refused.stderr
+    service.worker().run()
+    shown = service.ddo("show", branched.id).stdout
+    assert "did not bring the FID below" in shown or "The only round done" in shown
+
+
+def test_branch_of_both_a_round_and_a_checkpoint_is_wrong_usage(service: Service) -> None:
+    assert service.ddo("branch", "job_0", "--round", "1", "--checkpoint", "ckpt_0").returncode == 2
