@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from ddo_engine.spec import (
     ENGINE_EVENT,
+    BetaFound,
     EngineEvent,
     Evaluated,
     Failed,
@@ -21,21 +22,26 @@ from ddo_engine.spec import (
     FileWritten,
     Finished,
     Metric,
+    Performance,
     Progress,
     Report,
     Started,
+    TrainingWarning,
 )
 from service.keys import attempt_prefix, key_of, object_file
 from service.leases import Claim
 from service.reports import (
     known_checkpoint,
     record_artifact,
+    record_beta,
     record_checkpoint,
     record_evaluation,
     record_metric,
+    record_performance,
     record_progress,
     record_started,
     record_state,
+    record_warning,
 )
 from service.storage import StorageError
 from worker.context import WorkerContext
@@ -163,6 +169,12 @@ class Sink:
                 self._transact(record_started, event, task)
             case Metric():
                 self._transact(record_metric, event, task)
+            case Performance():
+                self._transact(record_performance, event, task)
+            case BetaFound():
+                self._transact(record_beta, event, task)
+            case TrainingWarning():
+                self._transact(record_warning, event, task)
             case Evaluated():
                 self._transact(record_evaluation, event, task)
             case FileWritten():
@@ -202,7 +214,7 @@ class Sink:
                 )
             case FileRole.STATE:
                 self._replace_state(event, key, task)
-            case FileRole.REFERENCE_SET:
+            case FileRole.REFERENCE_SET | FileRole.SNAPSHOT:
                 self._context.transact(
                     lambda session: record_artifact(session, self._claim, event, key), task.is_abandoned
                 )

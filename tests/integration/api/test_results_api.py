@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
-from ddo_engine.spec import Metric
+from ddo_engine.spec import BetaFound, Metric, TrainingWarning
 from service.models import Checkpoint, Evaluation
-from service.reports import record_metric
+from service.reports import record_beta, record_metric, record_warning
 from service.statuses import UnitKind
 from tests.job_rows import RowWorker, sha256
 
@@ -163,6 +163,34 @@ def test_checkpoints_are_listed_best_first_with_lineage(client, job) -> None:
         (50, 2.0, 1.0),
         (80, 3.0, 1.0),
     ]
+
+
+def test_trial_with_auto_shows_what_was_found_and_what_was_warned_of(client, inputs, sessions) -> None:
+    body = inputs.complete_body() | {"grid": {"alpha": [2.0], "beta": ["auto", 0.5]}}
+    job_id = client.post("/jobs", json=body).json()["id"]
+    warning = {"code": "discriminator_idle", "message": "raise beta", "step": 3, "kimg": 0.3}
+    worker, before = RowWorker(sessions, fid), []
+    while (claimed := worker.claim()) is not None:
+        if claimed.kind is UnitKind.TRIAL and (claimed.round_index, claimed.position) == (1, 0):
+            before = client.get(f"/jobs/{job_id}/rounds/1").json()["trials"]
+            with sessions.begin() as session:
+                record_beta(session, claimed, BetaFound(beta=0.25, ratio_std=4.0, num_steps=8))
+                record_warning(session, claimed, TrainingWarning.model_validate(warning))
+        worker.do(claimed)
+    assert [(trial["beta"], trial["found_beta"], trial["warnings"]) for trial in before] == [
+        ("auto", None, []),
+        (0.5, None, []),
+    ]
+    round_ = client.get(f"/jobs/{job_id}/rounds/1").json()
+    shown = [(trial["beta"], trial["found_beta"], trial["warnings"]) for trial in round_["trials"]]
+    assert shown == [("auto", 0.25, [warning]), (0.5, None, [])]
+    assert round_["winner"]["trial_index"] == 0
+    assert round_["winner"]["beta"] == 0.25
+    rows = client.get(f"/jobs/{job_id}/checkpoints").json()["data"]
+    assert {row["beta"] for row in rows if (row["round_index"], row["trial_index"]) == (1, 0)} == {0.25}
+    told = client.get(f"/jobs/{job_id}/events?limit=1000").json()["data"]
+    assert [event["data"]["beta"] for event in told if event["type"] == "trial.beta_found"] == ["auto"]
+    assert [event["data"]["code"] for event in told if event["type"] == "trial.warning"] == ["discriminator_idle"]
 
 
 def test_trial_metrics_page_by_kimg(client, inputs, sessions) -> None:

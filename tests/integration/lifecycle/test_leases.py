@@ -5,11 +5,20 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select, text, update
 
-from ddo_engine.spec import EvaluationSettings, FileRole, Metric, Progress, Started
+from ddo_engine.spec import (
+    BetaFound,
+    EvaluationSettings,
+    FileRole,
+    Metric,
+    Performance,
+    Progress,
+    Started,
+    TrainingWarning,
+)
 from service import leases, reports
 from service.keys import object_file
 from service.lifecycle import cancel_job
-from service.models import Evaluation, Event, Job, TrainingMetric, WorkUnit
+from service.models import Artifact, Evaluation, Event, Job, TrainingMetric, Trial, WorkUnit
 from service.statuses import UnitKind
 from service.transitions import LeaseLostError
 from tests.job_rows import RowWorker, create_job, evaluated, file_written, job_spec
@@ -89,6 +98,7 @@ def test_claim_leaves_units_of_jobs_that_do_not_work(sessions, status):
     assert _do(sessions, leases.claim, "w", 30, unit_id) is None
 
 
+WARNING = TrainingWarning(code="discriminator_idle", message="raise beta", step=1, kimg=1.0)
 STALE_WRITES = {
     "heartbeat": lambda session, old: leases.heartbeat(session, old, 30),
     "finish": leases.finish,
@@ -108,6 +118,13 @@ STALE_WRITES = {
     ),
     "state": lambda session, old: reports.record_state(
         session, old, file_written(FileRole.STATE, "late", 9.0), object_file("late", sha256="0" * 64, size_bytes=1)
+    ),
+    "beta": lambda session, old: reports.record_beta(session, old, BetaFound(beta=2.0, ratio_std=0.5, num_steps=1)),
+    "warning": lambda session, old: reports.record_warning(session, old, WARNING),
+    "performance": lambda session, old: reports.record_performance(
+        session,
+        old,
+        Performance(step=1, kimg=1.0, images_per_second=5.0, peak_memory_bytes=7, memory="device"),
     ),
     "drop_state": lambda session, old: reports.drop_state(session, old, "late"),
     "artifact": lambda session, old: reports.record_artifact(
@@ -272,6 +289,38 @@ def test_replayed_reports_are_stored_once_and_differences_are_noted(sessions):
         assert session.get_one(TrainingMetric, (claimed.unit_id, 5)).values == {"loss": 1.0}
         (stored,) = session.scalars(select(Evaluation).where(Evaluation.unit_id == claimed.unit_id)).all()
         assert stored.metrics["fid"] == 3.0
+
+
+def test_beta_and_warnings_of_a_trial_are_stored_once_and_differences_are_noted(sessions):
+    claimed = _trial(sessions)
+    found = BetaFound(beta=2.0, ratio_std=0.5, num_steps=3)
+    other = TrainingWarning(code="loss_on_data_doubled", message="lower alpha", step=2, kimg=2.0)
+    for _ in range(2):
+        _do(sessions, reports.record_beta, claimed, found)
+        _do(sessions, reports.record_warning, claimed, WARNING)
+        _do(sessions, reports.record_warning, claimed, other)
+    _do(sessions, reports.record_beta, claimed, found.model_copy(update={"beta": 3.0}))
+    _do(sessions, reports.record_warning, claimed, WARNING.model_copy(update={"step": 9}))
+
+    with sessions() as session:
+        trial = session.scalars(select(Trial).where(Trial.unit_id == claimed.unit_id)).one()
+        assert trial.found_beta == 2.0
+        assert [warning["code"] for warning in trial.warnings] == ["discriminator_idle", "loss_on_data_doubled"]
+        assert trial.warnings[0]["step"] == 1
+        for type_, count in (("trial.beta_found", 1), ("trial.warning", 2), ("unit.replay_mismatch", 2)):
+            assert session.scalar(select(func.count()).where(Event.type == type_)) == count
+
+
+def test_snapshots_of_a_trial_are_stored_by_name_and_are_no_reference_set(sessions):
+    claimed = _trial(sessions)
+    for name in ("snapshot-0.05-1.000.safetensors", "snapshot-0.1-1.000.safetensors"):
+        for _ in range(2):
+            _do(sessions, reports.record_artifact, claimed, file_written(FileRole.SNAPSHOT, name, 1.0), f"key/{name}")
+    _do(sessions, leases.finish, claimed)
+    with sessions() as session:
+        stored = session.scalars(select(Artifact).where(Artifact.unit_id == claimed.unit_id).order_by(Artifact.name))
+        assert [row.name for row in stored] == ["snapshot-0.05-1.000.safetensors", "snapshot-0.1-1.000.safetensors"]
+        assert session.scalar(select(func.count()).where(Event.type == "unit.replay_mismatch")) == 0
 
 
 def test_cancel_racing_claims_and_ends_leaves_nothing_open(sessions):

@@ -1,6 +1,6 @@
 """Answers become dataclasses, or an error that names the field."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +9,14 @@ import pytest
 from ddo_client.decoding import decode
 from ddo_client.errors import UnexpectedAnswer
 from ddo_client.models import Job, Plan
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is a number, or a word in the place of one."""
+
+    beta: float | str
+
 
 JOB: dict[str, Any] = {
     "id": "job_1",
@@ -79,6 +87,13 @@ def test_decode_unknown_fields_are_ignored() -> None:
 def test_decode_wrong_answer_names_the_field(answer: object, named: str) -> None:
     with pytest.raises(UnexpectedAnswer, match=named):
         decode(Job, answer)
+
+
+def test_decode_number_or_word_takes_both_and_nothing_else() -> None:
+    assert [decode(Cell, {"beta": value}).beta for value in (1, 0.5, "auto")] == [1.0, 0.5, "auto"]
+    for value in (None, True, [1]):
+        with pytest.raises(UnexpectedAnswer, match=r"Cell\.beta"):
+            decode(Cell, {"beta": value})
 
 
 def test_decode_dict_of_numbers_checks_them() -> None:

@@ -1,10 +1,11 @@
 """What people see."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Console
 
-from ddo_client.models import Event, Measured, Round, Trial, Winner
+from ddo_client.models import Event, Measured, Round, Trial, TrialWarning, Winner
 from ddo_client.output import evaluation_line, event_line, rounds_table
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,12 +47,28 @@ def test_rounds_table_keeps_protocols_in_different_columns() -> None:
     assert third == ["succeeded", "1", "2", "0.5", "5.75", "6", "0.9", "0.8", "1", "★", "winner"]
 
 
+def test_rounds_table_shows_what_auto_came_to_and_warnings() -> None:
+    looking = replace(_trial(0, 5.5, None), beta="auto")
+    found = replace(_trial(1, 5.0, None), beta="auto", found_beta=0.25)
+    warned = replace(_trial(2, 6.0, None), warnings=(TrialWarning("discriminator_idle", "raise beta", 3, 0.3),))
+    winner = Winner("ckpt_1", 1, 2.0, 0.25, 1.0, _measured(5.0, 1000))
+    _, first, second, third = _lines([_round(1, (looking, found, warned), winner)])
+    assert first[2:5] == ["0", "2", "auto"]
+    assert second[1:5] == ["1", "2", "auto", "0.25"]
+    assert third[-1] == "discriminator_idle"
+
+
 def test_rounds_table_without_confirmation_has_one_column_of_fids() -> None:
     base = Winner("ckpt_0", None, None, None, 0.0, _measured(9.0, 1000))
     winner = Winner("ckpt_1", 0, 2.0, 0.5, 1.0, _measured(5.5, 1000))
     header, first, _ = _lines([_round(0, (), base), _round(1, (_trial(0, 5.5, None),), winner)])
     assert "confirmed" not in header
     assert first == ["0", "completed", "base", "9", "0.9", "0.8"]
+
+
+def test_evaluation_line_of_a_trial_with_auto_says_so() -> None:
+    where = {"position": 2, "alpha": 2.0, "beta": "auto", "kimg": 6.4, "round_index": 1}
+    assert "(α 2, β auto)" in str(evaluation_line(_event("trial.evaluated", metrics={"fid": 1.0}, **where)))
 
 
 def test_evaluation_line_orders_metrics_and_names_the_trial() -> None:
