@@ -2,8 +2,8 @@
 
     python -m bench.beta_auto [--out DIR]
 
-For the digits preset and the EDM2 and VAR examples: the probe alone, of several lengths; then whole trials, the beta by
-hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
+For the digits preset and the EDM2 and VAR examples: the probe alone, of several lengths, with fakes of several weights;
+then whole trials, the beta by hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from ddo_engine import generate, train
+from ddo_engine import generate, probe, train
 from ddo_engine.errors import Interrupted
 from ddo_engine.events import EventWriter
 from ddo_engine.interruption import StopRequest
@@ -37,6 +37,7 @@ from examples.digits.families import EXAMPLES
 from examples.digits.make_dataset import make_dataset
 
 STEPS = (4, 8, 16, 30)
+ALPHAS = (0.25, 0.5, 1.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,15 @@ def _events_of(command: Any, spec: Any, folder: Path, *, until_beta: bool = Fals
 
 
 def found_beta(case: Case, *, alpha: float, num_steps: int | None) -> BetaFound:
-    """Run a probe of so many steps, or of the usual length, and nothing after it."""
+    """Run a probe of so many steps, or of the usual length, with this very alpha, and nothing after it."""
+    usual, probe.LARGEST_ALPHA = probe.LARGEST_ALPHA, alpha
     kimg = None if num_steps is None else num_steps * case.spec.training.batch_size / 1000
     training = case.spec.training.model_copy(update={"probe_kimg": kimg})
     objective = DDOObjective(alpha=alpha, beta="auto")
     spec = case.spec.model_copy(update={"training": training, "objective": objective})
     with tempfile.TemporaryDirectory() as folder:
         events = _events_of(train, spec, Path(folder), until_beta=True)
+    probe.LARGEST_ALPHA = usual
     return next(event for event in events if isinstance(event, BetaFound))
 
 
@@ -158,10 +161,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
     with tempfile.TemporaryDirectory() as temporary:
         made = list(cases(parser.parse_args().out or Path(temporary)))
-        print(f"| model | alpha | by hand | by default | {' | '.join(f'{steps} steps' for steps in STEPS)} |")
+        print(
+            f"| model | alpha of the probe | by hand | by default | {' | '.join(f'{steps} steps' for steps in STEPS)} |"
+        )
         print("|---|---:|---:|---:|" + "---:|" * len(STEPS))
         for case in made:
-            for alpha in (0.5, 1.0):
+            for alpha in ALPHAS:
                 default = found_beta(case, alpha=alpha, num_steps=None)
                 betas = [f"{found_beta(case, alpha=alpha, num_steps=steps).beta:.3g}" for steps in STEPS]
                 hand = ", ".join(f"{beta:g}" for beta in case.by_hand)

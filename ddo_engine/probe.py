@@ -15,8 +15,11 @@ from ddo_engine.events import ProgressReporter
 from ddo_engine.spec import BetaFound, TrainingSettings, TrainSpec
 from ddo_engine.trial import Trial, diagnostics_of
 
-PROBE_SHARE = 0.05
-FEWEST_STEPS = 8
+PROBE_SHARE = 0.1
+FEWEST_STEPS = 16
+# Without a sigmoid, fakes that weigh as much as data are unlearned faster and faster; at half the weight the spread of
+# the ratios depends little on the length of the probe (docs/decisions/0018-beta-and-diagnostics.md).
+LARGEST_ALPHA = 0.5
 # Of the probe's steps; the ratio still grows in it, and the trial begins where it ends.
 MEASURED_SHARE = 0.25
 LARGEST_BETA = 1e6
@@ -25,13 +28,13 @@ LARGEST_BETA = 1e6
 def probe_spec(spec: TrainSpec) -> TrainSpec:
     """Return the run that a trial's beta is found by.
 
-    Its steps are the trial's first ones, warm-up and all, on the same images, but for the loss. In that an alpha above
-    1 counts as 1: in the trial the sigmoid soon takes the fakes' weight down to that of the data, at ratios of
-    −ln(alpha) / beta; without it they would be unlearned alpha times as fast. Gradients are not shortened: theirs is
-    the scale of a loss that was divided by beta. Nothing is averaged, evaluated or written.
+    Its steps are the trial's first ones, warm-up and all, on the same images, but for the loss. In that a large alpha
+    counts as :data:`LARGEST_ALPHA`: in the trial the sigmoid soon takes the fakes' weight down, whatever alpha is.
+    Gradients are not shortened: theirs is the scale of a loss that was divided by beta. Nothing is averaged, evaluated
+    or written.
     """
     assert spec.objective.kind == "ddo"
-    objective = spec.objective.model_copy(update={"alpha": min(spec.objective.alpha, 1.0)})
+    objective = spec.objective.model_copy(update={"alpha": min(spec.objective.alpha, LARGEST_ALPHA)})
     probing = spec.training.model_copy(
         update={
             "max_gradient_norm": None,
@@ -71,7 +74,7 @@ def find_beta(probe: Trial) -> BetaFound:
     variances = []
     for step in range(num_steps):
         progress.update(step * training.batch_size)
-        probe.context.stop.check()
+        probe.context.check_stop()
         values_K = probe.advance()
         if step >= num_steps - num_measured:
             variances.append(pooled_variance(dict(zip(names, values_K.tolist(), strict=True))))

@@ -136,8 +136,8 @@ class TrainingSettings(Settings):
     probe_kimg: PositiveFloat | None = Field(
         default=None,
         le=1e7,
-        description="Length of the probe that beta 'auto' is found by, in thousands of real images; None: a twentieth "
-        "of kimg, eight steps at least.",
+        description="Length of the probe that beta 'auto' is found by, in thousands of real images; None: a tenth of "
+        "kimg, sixteen steps at least.",
     )
     stop_when_saturated: bool = Field(
         default=True,
