@@ -222,7 +222,23 @@ def test_client_that_leaves_in_the_middle_of_its_body_is_no_failure_of_the_servi
 
 
 def test_presets_are_listed(shared_client) -> None:
-    assert [preset["name"] for preset in shared_client.get("/presets").json()["data"]] == sorted(PRESETS)
+    listed = shared_client.get("/presets").json()["data"]
+    assert [preset["name"] for preset in listed] == sorted(PRESETS)
+    assert all(preset["description"] and preset["settings"]["rounds"] for preset in listed)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_with_nothing_but_inputs_has_a_plan(shared_client, shared_inputs, name) -> None:
+    body = shared_inputs.body(preset=name, rounds=PRESETS[name].settings["rounds"])
+
+    answer = shared_client.post("/jobs?dry_run=true", json=body)
+
+    assert answer.status_code == 200, answer.text
+    plan = answer.json()
+    overrides = PRESETS[name].settings.get("round_overrides", [])
+    assert [phase["first_round"] for phase in plan["phases"]] == [1, *(item["from_round"] for item in overrides)]
+    assert plan["phases"][-1]["last_round"] == PRESETS[name].settings["rounds"]
+    assert plan["trials"] == sum(phase["units"]["trial"] for phase in plan["phases"])
 
 
 def test_openapi_documents_every_operation(shared_client) -> None:

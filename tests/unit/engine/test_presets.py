@@ -1,6 +1,72 @@
 """Presets: how they are laid under a job, and that each is a whole one once its inputs are named."""
 
-from ddo_engine.presets import merge
+import pytest
+
+from ddo_engine.presets import PRESETS, merge
+from ddo_engine.spec import JobSpec
+
+INPUTS = {
+    "base_checkpoint": "file:///inputs/base.safetensors",
+    "dataset": {"uri": "file:///inputs/data.zip"},
+    "feature_network": "file:///inputs/features.safetensors",
+}
+
+
+def job_of(name: str, **changes: object) -> JobSpec:
+    return JobSpec.model_validate({"preset": name} | INPUTS | changes)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_completes_a_job_that_names_its_inputs(name: str) -> None:
+    spec = job_of(name)
+
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+    assert PRESETS[name].description.endswith(".")
+    # an override for a round that is never played would say something that is not so
+    assert all(override.from_round <= spec.rounds for override in spec.round_overrides)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_gives_way_to_what_the_job_says(name: str) -> None:
+    other = job_of(name, rounds=1, training={"learning_rate": 1e-9}, grid={"alpha": [3.0]})
+
+    assert (other.rounds, other.training.learning_rate, other.grid.alpha) == (1, 1e-9, (3.0,))
+    assert other.training.kimg == job_of(name).training.kimg
+
+
+@pytest.mark.parametrize(
+    ("name", "rounds", "nfe", "kimg", "images_between"),
+    [
+        ("edm-cifar10-uncond", 12, 35, 1500, 50_000),
+        ("edm-cifar10-cond", 16, 35, 1500, 50_000),
+        ("edm2-s-img64", 24, 63, 6400, 2**17),
+        ("edm2-l-img512", 28, 63, 6400, 2**17),
+    ],
+)
+def test_preset_of_a_diffusion_model_has_the_papers_settings(
+    name: str, rounds: int, nfe: int, kimg: float, images_between: int
+) -> None:
+    spec = job_of(name)
+
+    assert (spec.rounds, spec.sampler.nfe) == (rounds, nfe)
+    assert (spec.training.kimg, spec.training.batch_size) == (kimg, 512)
+    assert spec.training.evaluate_every_kimg * 1000 == images_between
+    assert spec.reference_set.kind == "offline"
+    assert spec.reference_set.num_samples == spec.evaluation.num_samples == 50_000
+    assert (min(spec.grid.alpha), max(spec.grid.alpha)) == (0.5, 6)
+    assert (min(spec.grid.beta), max(spec.grid.beta)) == (0.01, 0.1)
+    assert len(spec.grid.cells) == 20
+
+
+def test_preset_of_edm2_s_widens_the_noise_and_slows_down_from_round_17() -> None:
+    spec = job_of("edm2-s-img64")
+
+    seen = {index: spec.settings_of(index).training for index in range(1, 25)}
+
+    assert {index: (item.P_std, item.learning_rate) for index, item in seen.items()} == {
+        index: (1.6, 5e-5) if index <= 16 else (3.0, 2e-5) for index in range(1, 25)
+    }
+    assert {item.P_mean for item in seen.values()} == {-0.8}
 
 
 def test_merge_fields_that_are_given_win_mapping_by_mapping() -> None:
