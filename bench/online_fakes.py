@@ -4,8 +4,8 @@
 
 Each part is done once, for one image, with random weights, and torch counts the operations of its products and
 convolutions: the same on every machine, so no clock is read. A step of B rows is then put together from the parts: B
-real rows are encoded and go through target and reference; fakes are drawn, decoded and encoded, and go through both too:
-B of them, or only those of rows that keep their label.
+real rows are encoded and go through target and reference; fakes are drawn, decoded and encoded, and go through both as
+well: B of them, or only those of rows that keep their label.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.full_size import var_d16
-from ddo_engine.families.var import FAMILY
 from ddo_engine.families.var.family import decoded, encoded
 from ddo_engine.families.var.noise import RowNoise
 from ddo_engine.families.var.sampling import sample_tokens
@@ -75,7 +74,7 @@ def main() -> None:
     """Count and print."""
     model = var_d16()
     parts = parts_of(model)
-    print(f"VAR-d16, one image, {FAMILY.name}'s own passes: GFLOP")
+    print("VAR-d16, one image: GFLOP")
     for name in PARTS:
         print(f"  {name:10} {parts[name]:8.1f}")
     every = row_of_a_step(parts, 1.0)

@@ -202,7 +202,10 @@ class VAR(nn.Module):
                 inputs_BLZ = self.tokenizer.next_scale_inputs(tokens_BL)
         with computing_in(precision, tokens_BL.device):
             logits_BLV = self.logits(tokens_BL, labels_B, inputs_BLZ)
-        return -functional.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+        # By rows: the kernel for (B, V, L) has no deterministic form on every device.
+        return -functional.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none").reshape(
+            tokens_BL.shape
+        )
 
     def log_likelihood(
         self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None

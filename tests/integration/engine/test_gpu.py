@@ -11,6 +11,7 @@ from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassif
 from tests.engine_inputs import EngineInputs, finish, results, run_engine, start_engine, write_checkpoint
 from tests.integration.engine.test_process import read_until
 from tests.numerics.golden import description
+from tests.var_inputs import make_var_inputs, train_spec
 
 pytestmark = pytest.mark.gpu
 SETTINGS = {
@@ -59,3 +60,28 @@ def test_trial_on_cuda_stopped_and_killed_and_run_again_equals_undisturbed(song_
     last = run_engine("train", spec, tmp_path / "disturbed", device="cuda")
     assert last.exit_status == 0, last.stderr
     assert results(events + last.events) == results(undisturbed.events)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_online_trial_of_a_var_on_cuda_stopped_and_run_again_equals_undisturbed(tmp_path, precision):
+    training = {"precision": precision, "micro_batch_size": 5, "max_gradient_norm": 2.0, "weight_decay": 0.05}
+    spec = train_spec(
+        make_var_inputs(tmp_path / "inputs"),
+        reference_set=...,
+        online_reference_set={"kind": "online"},
+        objective={"kind": "ddo", "alpha": 20.0, "beta": 0.02},
+        training=training | {"kimg": 0.48, "evaluate_every_kimg": 0.16},
+    )
+    undisturbed = run_engine("train", spec, tmp_path / "undisturbed", device="cuda")
+    assert undisturbed.exit_status == 0, undisturbed.stderr
+    process = start_engine("train", spec, tmp_path / "stopped", device="cuda")
+    events = read_until(process, lambda event: event.get("step", 0) >= 7)
+    process.send_signal(signal.SIGTERM)
+    stopped = finish(process)
+    assert stopped.exit_status == 75, stopped.stderr
+    resumed = run_engine("train", spec, tmp_path / "stopped", device="cuda")
+    assert resumed.exit_status == 0, resumed.stderr
+    kept = [event for event in events + stopped.events if event["type"] != "error"]
+    assert results(kept + resumed.events) == results(undisturbed.events)
