@@ -93,6 +93,20 @@ def test_trials_of_a_job_have_distinct_seeds_and_the_whole_reference_set(session
         assert [file.uri.split("/")[-3] for file in spec.reference_set] == ["0", "1"]
 
 
+def test_job_with_online_fakes_goes_from_validation_to_its_trials(sessions):
+    spec = job_spec(reference_set={"kind": "online", "decode": False}, sampler={"kind": "autoregressive"})
+    job_id = create_job(sessions, spec)
+
+    done = RowWorker(sessions, _fid).run()
+
+    assert [str(unit.kind) for unit in done] == ["validate", "baseline", *["trial"] * 4]
+    specs = [unit.spec for unit in done if isinstance(unit.spec, TrainSpec)]
+    assert [(spec.reference_set, spec.online_reference_set.decode) for spec in specs] == [((), False)] * 4
+    with sessions() as session:
+        assert session.get_one(Job, job_id).status == "succeeded"
+        assert set(session.scalars(select(Round.status))) == {"completed"}
+
+
 def test_event_log_tells_every_move_in_order(sessions):
     job_id = create_job(sessions, job_spec(rounds=1))
 
