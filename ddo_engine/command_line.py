@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         die_with_parent()
     log_to_stderr(logging.INFO if launch.leads else logging.ERROR)
     if is_file_command(options.command):
-        return _run_file_command(options)
+        return _run_file_command(options, launch)
     stop = StopRequest()
     stop.install()
     with _event_stream(launch) as stream:
@@ -59,10 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return NOBODY_READS
 
 
-def _run_file_command(options: argparse.Namespace) -> int:
+def _run_file_command(options: argparse.Namespace, launch: Launch) -> int:
     try:
+        launch.check(options.command)
         status = run_file_command(options)
         sys.stdout.flush()
+    except InvalidSpec as error:
+        log.error(error.message)
+        return error.exit_status
     except BrokenPipeError:
         _discard(sys.stdout)
         return NOBODY_READS
