@@ -2,9 +2,9 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, HttpUrl, SecretStr, field_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -62,7 +62,12 @@ class ServiceSettings(BaseSettings):
     engine_python: str | None = Field(
         default=None, description="Worker: Python that has torch; None: the worker's own."
     )
-    engine_device: str = Field(default="auto", description="Worker: auto, cpu, cuda or cuda:N.")
+    engine_device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+(,\d+)*)?)$", description="Worker: auto, cpu, cuda or cuda:N,M,…."
+    )
+    processes_per_unit: int = Field(
+        default=1, ge=1, description="Worker: processes that do a unit together, each on a GPU of its own."
+    )
     engine_threads: int | None = Field(
         default=None, ge=1, description="Worker: CPU threads of the engine; None: torch's choice."
     )
@@ -70,6 +75,16 @@ class ServiceSettings(BaseSettings):
 
     log_level: str = "INFO"
     log_format: str = Field(default="json", pattern="^(json|console)$")
+
+    @model_validator(mode="after")
+    def _check_gpus(self) -> Self:
+        _, _, named = self.engine_device.partition(":")
+        if named and len(named.split(",")) != self.processes_per_unit:
+            raise ValueError(
+                f"DDO_ENGINE_DEVICE names the GPUs {named}, DDO_PROCESSES_PER_UNIT is {self.processes_per_unit}: name "
+                "as many GPUs as there are processes, separated by ','"
+            )
+        return self
 
     @field_validator("input_roots", "input_buckets", mode="before")
     @classmethod

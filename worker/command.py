@@ -1,5 +1,6 @@
 """How the engine is started: its command line and its environment."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,14 +16,19 @@ COMMANDS = {
     UnitKind.TRIAL: "train",
     UnitKind.CONFIRM: "evaluate",
 }
+# What the engine does in several processes; a validation is done by one.
+_SHARED = {UnitKind.BASELINE, UnitKind.REFERENCE, UnitKind.TRIAL, UnitKind.CONFIRM}
 # The engine reads files of strangers; it is told no secret and finds no credentials.
 _SECRET_PREFIXES = ("DDO_", "AWS_")
 
 
 def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdir: Path, cache: Path) -> list[str]:
-    """Return the engine's command line, program first."""
-    program = settings.engine_python or sys.executable
-    command = [program, "-m", "ddo_engine", COMMANDS[kind], str(spec), "--workdir", str(workdir), "--cache", str(cache)]
+    """Return the engine's command line, program first: under torchrun, where several processes do the unit."""
+    command = [settings.engine_python or sys.executable]
+    if settings.processes_per_unit > 1 and kind in _SHARED:
+        command += ["-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(settings.processes_per_unit)]
+    command += ["-m", "ddo_engine", COMMANDS[kind], str(spec), "--workdir", str(workdir), "--cache", str(cache)]
     command += ["--device", settings.engine_device.split(":")[0]]
     if settings.engine_threads is not None:
         command += ["--threads", str(settings.engine_threads)]
@@ -32,7 +38,7 @@ def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdi
 def engine_environment(settings: ServiceSettings, temporary: Path) -> dict[str, str]:
     """Return the engine's environment: ours without secrets.
 
-    ``cuda:N`` becomes the only GPU that the engine sees.
+    ``cuda:N,M`` become the only GPUs that the engine sees.
 
     Args:
         settings: The worker's.
@@ -40,9 +46,11 @@ def engine_environment(settings: ServiceSettings, temporary: Path) -> dict[str, 
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)}
     environment["TMPDIR"] = str(temporary)
-    _, _, gpu = settings.engine_device.partition(":")
-    if gpu:
-        environment["CUDA_VISIBLE_DEVICES"] = gpu
+    # Torchrun ends what has not ended so long after it was asked to; it is we who know how long a state may take.
+    environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(settings.grace_seconds))
+    _, _, gpus = settings.engine_device.partition(":")
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus
     if settings.engine_python is None:
         # the engine runs in a folder of its own, and this package may not be installed but lie in ours
         own = str(Path(contract.__path__[0]).parents[1])

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from service.settings import ServiceSettings
 from service.statuses import UnitKind
@@ -31,6 +31,43 @@ def test_engine_command_parses_for_every_kind(kind):
         "cuda",
         2,
     )
+
+
+@pytest.mark.parametrize("kind", UnitKind)
+def test_engine_command_of_several_processes_is_torchrun_but_for_validation(kind):
+    settings = _settings(engine_device="cuda:0,2", processes_per_unit=2, engine_python="/other/python")
+    command = engine_command(settings, kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
+    alone = engine_command(_settings(engine_device="cuda"), kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
+
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert command == ["/other/python", *([] if kind is UnitKind.VALIDATE else torchrun), *alone[1:]]
+    assert engine_environment(settings, Path("/a/tmp"))["CUDA_VISIBLE_DEVICES"] == "0,2"
+
+
+def test_torchrun_waits_for_a_state_as_long_as_the_worker_does():
+    environment = engine_environment(_settings(grace_seconds=89.5), Path("/a/tmp"))
+    assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "90"
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "refused"),
+    [
+        ("cuda:0,1", 2, False),
+        ("cuda", 2, False),
+        ("cpu", 2, False),
+        ("cuda:0", 2, True),
+        ("cuda:0,1", 1, True),
+        ("cuda:0,", 2, True),
+        ("cuda:", 1, True),
+        ("tpu", 1, True),
+    ],
+)
+def test_gpus_and_processes_of_a_worker_must_fit(device, processes, refused):
+    if not refused:
+        assert _settings(engine_device=device, processes_per_unit=processes).processes_per_unit == processes
+        return
+    with pytest.raises(ValidationError, match=r"DDO_PROCESSES_PER_UNIT|engine_device"):
+        _settings(engine_device=device, processes_per_unit=processes)
 
 
 def test_engine_environment_holds_no_secrets_and_one_gpu(monkeypatch):
