@@ -137,9 +137,6 @@ _VAR_ROUND = {
     "weight_decay": 0.05,
     "max_gradient_norm": 2.0,
     "precision": "float16",
-    "label_dropout": 0.5,
-    "unconditional_rows": "data_term",
-    "normalise_by_alpha": True,
     "ema_half_life_kimg": 0.0,
     "evaluate_every_kimg": 4.096,
 }

@@ -79,13 +79,6 @@ class TrainSpec(_WithModel):
             raise ValueError(
                 "objective 'ddo' needs reference_set: run 'generate' first, or give online_reference_set (VAR)"
             )
-        if self.objective.kind == "mle" and (
-            self.training.normalise_by_alpha is not None or self.training.unconditional_rows != "data_term"
-        ):
-            raise ValueError(
-                "training: normalise_by_alpha and unconditional_rows are about the fakes' loss, which objective 'mle' "
-                "does not have: leave them out"
-            )
         if self.reference_set and self.online_reference_set is not None:
             raise ValueError("online_reference_set: fakes are stored or drawn: give it, or reference_set")
         if self.evaluation is not None and self.feature_network is None:
