@@ -1,6 +1,5 @@
 """``python -m ddo_engine train``: read what the spec names, check that it fits together, and run the trial."""
 
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,6 +51,7 @@ def run(spec: TrainSpec, context: RunContext) -> None:
     context.announce("train", None if saved is None else saved.header.kimg)
     with out_of_memory_blames("training.batch_size"):
         trial = _prepare(spec, context, saved)
+    del saved  # which is as large as all that the trial changes
     if context.ranks.size > 1:
         context.ranks.check_same("the weights", fingerprint(trial.state.save({}, trial.kimg).tensors))
     context.check_stop()
@@ -173,7 +173,8 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
     training = family.with_defaults(base.model, spec.training, spec.objective.kind)
     if spec.objective.kind == "mle":
         return MLETrainingLoss(family, real, training, spec.seed)
-    reference_model = deepcopy(base.model).requires_grad_(False)
+    # The base itself: target and average are copies, and nothing else changes it.
+    reference_model = base.model.requires_grad_(False)
     fake: FakeSource
     if spec.objective.kind == "cca":
         _require_labels(base)
