@@ -14,10 +14,8 @@ from ddo_engine.batches import BatchSource
 from ddo_engine.data import round_to_grey_levels
 from ddo_engine.families.protocol import Family, LabelledImages
 from ddo_engine.randomness import derived_seed
+from ddo_engine.sampling import ROWS_OF_A_CALL
 from ddo_engine.spec import OnlineReferenceSet, TrainingSettings
-
-# Rows of one network call: of such multiples a row's result does not depend on the others (docs/decisions/0012).
-ROWS_OF_A_CALL = 16
 
 
 class FakeSource(Protocol):
