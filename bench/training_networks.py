@@ -20,6 +20,7 @@ from ddo_engine.spec import TrainingSettings
 from ddo_engine.state import TrainingState
 
 ALPHA, BETA, DECAY = 4.0, 0.02, 0.999
+Phases = Mapping[str, Callable[[], object]]  # of a step, in order
 
 
 @dataclass(frozen=True)
@@ -93,45 +94,61 @@ class Subject:
             )
         return plain_loss(*ratios, alpha=ALPHA, beta=BETA)
 
-    def ddo_step(self) -> None:
-        """Take the engine's step."""
-        self._step(self.ddo_loss)
+    def ddo_step(self) -> Phases:
+        """Return the engine's step."""
+        return self._step(self.ddo_loss)
 
-    def mle_step(self) -> None:
-        """Take the engine's step of maximum likelihood on the same 2B images."""
-        self._step(self.mle_loss)
+    def mle_step(self) -> Phases:
+        """Return the engine's step of maximum likelihood on the same 2B images."""
+        return self._step(self.mle_loss)
 
-    def plain_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the plain loop's step."""
-        optimizer.zero_grad()
-        self.plain_loss().backward()
-        torch.nn.utils.clip_grad_norm_(self.target.parameters(), float("inf"))
-        optimizer.step()
-        plain_average(self.state.ema_model, self.target, DECAY)
+    def plain_step(self) -> Phases:
+        """Return the plain loop's step: torch's own Adam as it comes, and one weight of the average after another."""
+        optimizer = torch.optim.Adam(self.target.parameters(), lr=self.training.learning_rate)
 
-    def reference_pass(self) -> Callable[[], object]:
+        def update() -> None:
+            torch.nn.utils.clip_grad_norm_(self.target.parameters(), float("inf"))
+            optimizer.step()
+            plain_average(self.state.ema_model, self.target, DECAY)
+
+        return self._phases(self.plain_loss, optimizer, update)
+
+    def reference_pass(self) -> Phases:
         """Return a call of the reference on the 2B images, and of nothing else: its inputs are made here."""
         if isinstance(self.reference, VAR):
             var, labels_B = self.reference, self.both.labels_B
             tokens_BL = var.tokenizer.encode(self.both.images_BCHW)
             inputs_BLZ = var.tokenizer.next_scale_inputs(tokens_BL)
-            return torch.no_grad()(lambda: var.logits(tokens_BL, labels_B, inputs_BLZ))
+            return {"forward": torch.no_grad()(lambda: var.logits(tokens_BL, labels_B, inputs_BLZ))}
         assert isinstance(self.reference, Denoiser)
         denoiser, labels_B = self.reference, self.both.labels_B
         noise: NoiseDraw = draw_noise(self.both.images_BCHW, self.training.P_mean, self.training.P_std, self.generator)
         x_t = self.both.images_BCHW / 127.5 - 1 + noise.t_B[:, None, None, None] * noise.eps_BCHW
-        return torch.no_grad()(lambda: denoiser.free_form(x_t, noise.t_B, labels_B))
+        return {"forward": torch.no_grad()(lambda: denoiser.free_form(x_t, noise.t_B, labels_B))}
 
-    def _step(self, loss: Callable[[], Tensor]) -> None:
-        """Do what a trial does, in its order."""
+    def _step(self, loss: Callable[[], Tensor]) -> Phases:
+        """Return what a trial does, in its order."""
         state = self.state
-        state.optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        gradients = [parameter.grad for parameter in self.target.parameters() if parameter.grad is not None]
-        assert bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
-        state.optimizer.step()
-        update_ema(state.ema_model, self.target, DECAY)
-        self.family.constrain_(self.target)
+
+        def update() -> None:
+            gradients = [parameter.grad for parameter in self.target.parameters() if parameter.grad is not None]
+            assert bool(torch.isfinite(torch.nn.utils.get_total_norm(gradients)))
+            state.optimizer.step()
+            update_ema(state.ema_model, self.target, DECAY)
+            self.family.constrain_(self.target)
+
+        return self._phases(loss, state.optimizer, update)
+
+    def _phases(
+        self, loss: Callable[[], Tensor], optimizer: torch.optim.Optimizer, update: Callable[[], None]
+    ) -> Phases:
+        held: list[Tensor] = []
+
+        def forward() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            held.append(loss())
+
+        return {"forward": forward, "backward": lambda: held.pop().backward(), "update": update}
 
 
 def _image_shape(model: Any, num_images: int) -> tuple[int, ...]:

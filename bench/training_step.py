@@ -3,14 +3,16 @@
     python -m bench.training_step [--network edm var] [--batch 4] [--repeats 3] [--processor-time] [--device cuda]
 
 The parts are one step of maximum likelihood on the same 2B images and one forward pass of the reference on them; an
-ideal DDO step costs their sum. All are done in turns, and of each the fastest counts: other processes can only make
-one slower. Then peak memory, each step in a process of its own, beside the floor: weights twice, gradients, Adam's two
-moments, the average, and what autograd keeps of a forward pass of 2B rows (counted, tensor by tensor). Weights and
-images are random. VAR's tokens are fixed: encoding, and drawing fakes, are outside of every side.
+ideal DDO step costs their sum. All are done in turns, and of each phase (forward, backward, update of weights and
+average) the fastest counts: other processes can only make one slower. Then peak memory, each step in a process of its
+own, beside the floor: weights twice, gradients, Adam's two moments, the average, and what autograd keeps of a forward
+pass of 2B rows (counted, tensor by tensor). Weights and images are random. VAR's tokens are fixed: encoding, and
+drawing fakes, are outside of every side. Times so far go to stderr.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -22,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.full_size import processor
-from bench.training_networks import SUBJECTS, Subject
+from bench.training_networks import SUBJECTS, Phases, Subject
 from ddo_engine.device import describe_device, make_deterministic, pick_device
 from ddo_engine.version import ENGINE_VERSION
 
@@ -30,32 +32,37 @@ GB = 1e9
 _REPOSITORY = Path(__file__).parents[1]
 
 
-def fastest(works: Mapping[str, Callable[[], object]], now: Callable[[], float], repeats: int) -> dict[str, float]:
-    """Return the least seconds of each work, of so many rounds of all of them."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats):
-        for name, work in works.items():
-            started = now()
-            work()
-            times[name].append(now() - started)
-    return {name: min(all_of_one) for name, all_of_one in times.items()}
+Seconds = Mapping[str, Mapping[str, float]]  # by step, by phase
+
+
+def fastest(steps: Mapping[str, Phases], now: Callable[[], float], repeats: int) -> Seconds:
+    """Return the least seconds of each phase of each step, of so many rounds of all of them."""
+    best = {name: dict.fromkeys(phases, math.inf) for name, phases in steps.items()}
+    for round_index in range(repeats):
+        for name, phases in steps.items():
+            for phase, work in phases.items():
+                started = now()
+                work()
+                best[name][phase] = min(best[name][phase], now() - started)
+        print(f"after round {round_index + 1}: {json.dumps(best)}", file=sys.stderr, flush=True)
+    return best
 
 
 def print_cost(subject: Subject, now: Callable[[], float], repeats: int) -> None:
     """Print the steps' times and their ratios."""
-    plain_optimizer = torch.optim.Adam(subject.target.parameters(), lr=1e-6)
-    works = {
-        "DDO step": subject.ddo_step,
-        "MLE step on the same 2B images": subject.mle_step,
+    steps = {
+        "DDO step": subject.ddo_step(),
+        "MLE step on the same 2B images": subject.mle_step(),
         "forward pass of the reference on them": subject.reference_pass(),
-        "plain loop: four separate passes": lambda: subject.plain_step(plain_optimizer),
+        "plain loop: four separate passes": subject.plain_step(),
     }
-    seconds = fastest(works, now, repeats)
-    print("| what | seconds |\n|---|---|")
-    for name, value in seconds.items():
-        print(f"| {name} | {value:.3f} |")
-    ddo, mle, reference, plain = seconds.values()
-    print(f"DDO step / (MLE step + reference pass): {ddo / (mle + reference):.3f}")
+    seconds = fastest(steps, now, repeats)
+    print("| seconds | forward | backward | update | together |\n|---|---|---|---|---|")
+    for name, phases in seconds.items():
+        cells = [f"{phases[phase]:.3f}" if phase in phases else "–" for phase in ("forward", "backward", "update")]
+        print(f"| {name} | {' | '.join(cells)} | {sum(phases.values()):.3f} |")
+    ddo, mle, reference, plain = (sum(phases.values()) for phases in seconds.values())
+    print(f"\nDDO step / (MLE step + reference pass): {ddo / (mle + reference):.3f}")
     print(f"plain loop / DDO step: {plain / ddo:.3f}\n", flush=True)
 
 
@@ -84,14 +91,15 @@ def measure_memory(network: str, step: str, batch_size: int, device: torch.devic
     if step == "floor":
         weights = sum(parameter.nbytes for parameter in subject.target.parameters())
         return {"weights": weights, "activations": saved_for_backward(subject.mle_loss, subject.target)}
-    plain_optimizer = torch.optim.Adam(subject.target.parameters(), lr=1e-6)
     steps = {
         "DDO step": subject.ddo_step,
         "MLE step on the same 2B images": subject.mle_step,
-        "plain loop: four separate passes": lambda: subject.plain_step(plain_optimizer),
+        "plain loop: four separate passes": subject.plain_step,
     }
+    phases = steps[step]()
     for _ in range(2):
-        steps[step]()
+        for work in phases.values():
+            work()
     return {"peak": _peak(device) - before}
 
 
