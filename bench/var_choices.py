@@ -1,6 +1,6 @@
 """What the choices of a VAR's trial change on digits: where fakes come from, dropped labels, the loss's scale.
 
-    python -m bench.var_choices [--seeds 2] [--out DIR]
+    python -m bench.var_choices [--seeds 2] [--arms NAME …] [--out DIR]
 
 One trial a row from the shipped VAR of 8×8 digits, with the length, rate and beta of its example, no selection: the
 last checkpoint is judged by FID at 1,000 samples, without guidance and with it. Prints a table in Markdown, mean ±
@@ -80,6 +80,10 @@ class Comparison:
         events = run_engine(TrainSpec.model_validate(task), self.folder / f"{arm}, {seed}".replace("/", "-"))
         return max(files_of(events, FileRole.CHECKPOINT).items())[1]
 
+    def result(self, arm: str, seed: int) -> list[float]:
+        """Run a trial and return the FIDs of its last checkpoint."""
+        return self.fids(self.trained(arm, seed))
+
     def fids(self, checkpoint: Path) -> list[float]:
         """Return the FID at each guidance scale."""
         found = []
@@ -116,6 +120,7 @@ def main() -> None:
     """Run all arms, two at a time, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=2, help="runs of each arm (default: %(default)s)")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS), metavar="NAME", help="default: all")
     parser.add_argument("--out", type=Path, help="folder for all files; a temporary one by default")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -124,9 +129,12 @@ def main() -> None:
         print("|---|" + "---|" * len(GUIDANCE_SCALES))
         print(row("base", [comparison.fids(comparison.base)]), flush=True)
         with ThreadPoolExecutor(2) as pool:
-            for arm in ARMS:
-                checkpoints = list(pool.map(comparison.trained, [arm] * options.seeds, range(options.seeds)))
-                print(row(arm, list(pool.map(comparison.fids, checkpoints))), flush=True)
+            found = {
+                arm: [pool.submit(comparison.result, arm, seed) for seed in range(options.seeds)]
+                for arm in options.arms
+            }
+            for arm, runs in found.items():
+                print(row(arm, [run.result() for run in runs]), flush=True)
 
 
 if __name__ == "__main__":
