@@ -26,6 +26,8 @@ EDM2_XS = {
     "label_dim": 1000,
     "model_channels": 128,
 }
+EDM2_S_IMG64 = EDM2_XS | {"model_channels": 192}
+EDM2_L_IMG512 = EDM2_XS | {"img_channels": 4, "model_channels": 320}
 VAR_D16 = {
     "class_name": "VAR",
     "num_classes": 1000,
@@ -35,6 +37,7 @@ VAR_D16 = {
     "vocab_size": 4096,
     "z_channels": 32,
 }
+VAR_D30 = VAR_D16 | {"depth": 30, "embed_dim": 1920, "num_heads": 30}
 SMALLEST_VAR = VAR_D16 | {"num_classes": 1, "depth": 1, "embed_dim": 2, "num_heads": 1, "vocab_size": 2}
 VQVAE = {"class_name": "VQVAE", "vocab_size": 4096, "z_channels": 32, "ch": 160}
 
@@ -54,13 +57,19 @@ def built(family: str, config: dict[str, Any]) -> nn.Module:
     return network
 
 
-def var_d16() -> VAR:
-    """Return VAR-d16 with its tokenizer."""
-    model = built("var", VAR_D16)
+def built_var(config: dict[str, Any]) -> VAR:
+    """Return a VAR without its tokenizer, made as ``built`` makes networks."""
+    model = built("var", config)
     assert isinstance(model, VAR)
     # What is not random depends on the scales alone.
     for name, buffer in get_family("var").build(SMALLEST_VAR).named_buffers(recurse=False):
         model.get_buffer(name).copy_(buffer)
+    return model
+
+
+def var_d16() -> VAR:
+    """Return VAR-d16 with its tokenizer."""
+    model = built_var(VAR_D16)
     get_family("var").attach_autoencoder(model, built("var", VQVAE))
     return model
 

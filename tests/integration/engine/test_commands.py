@@ -172,6 +172,15 @@ def test_validate_refuses_what_the_trials_would_refuse(inputs, tmp_path):
     assert caught.value.param == "training.augment_probability"
 
 
+def test_validate_refuses_what_the_trials_of_a_later_round_would_refuse(inputs, tmp_path):
+    training = inputs.train_spec()["training"]
+    only(run_in_process("validate", validate_spec(inputs, later_training=[training]), tmp_path / "plain"), "report")
+    spec = validate_spec(inputs, training=training, later_training=[training, training | {"augment_probability": 0.12}])
+    with pytest.raises(InvalidSpec, match=r"in a later round, training\.augment_probability") as refused:
+        run_in_process("validate", spec, tmp_path / "augmented")
+    assert refused.value.param == "round_overrides"
+
+
 def test_validate_of_a_feature_network_that_overflows_is_refused(inputs, tmp_path):
     manifest = FeatureManifest(architecture="image_classifier", config=CLASSIFIER)
     network = ImageClassifier(ImageClassifierConfig(**CLASSIFIER))
