@@ -1,4 +1,4 @@
-"""The commands that take files instead of a spec: ``convert``, ``export``, ``inspect`` and ``encode``.
+"""The commands that take files, not a spec: ``convert``, ``export``, ``inspect``, ``encode`` and ``reconstruct``.
 
 Results go to standard output: a table for people, one JSON object with ``--json``. Errors go there too with ``--json``,
 otherwise to standard error. Importing this module does not import torch.
@@ -43,6 +43,11 @@ def add_file_commands(commands: Any) -> None:
     encode.add_argument("--resolution", type=int, help="pixels a side after the transform")
     encode.add_argument("--convert", help="colours: rgb or grey")
     encode.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    reconstruct = _command(commands, "reconstruct", "Put an average of any length together from a trial's snapshots.")
+    reconstruct.add_argument("snapshots", type=Path, nargs="+", metavar="SNAPSHOT", help="files of one trial")
+    reconstruct.add_argument("--std", type=float, required=True, help="length of the wanted average, as in ema_std")
+    reconstruct.add_argument("--kimg", type=float, help="when it is taken; default: as the latest snapshot")
+    reconstruct.add_argument("-o", "--output", type=Path, required=True, help="a checkpoint; replaced if it exists")
 
 
 def run_file_command(options: argparse.Namespace) -> int:
@@ -123,7 +128,15 @@ def _encode(options: argparse.Namespace) -> dict[str, Any]:
     return {"destination": str(options.destination), **info.model_dump(mode="json")}
 
 
+def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
+    from ddo_engine.reconstruction import reconstruct_average  # noqa: PLC0415  (torch)
+
+    report = reconstruct_average(options.snapshots, options.output, std=options.std, kimg=options.kimg)
+    return {"destination": str(options.output), **report}
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
+    "reconstruct": _reconstruct,
     "convert": _convert,
     "export": _export,
     "inspect": _inspect,

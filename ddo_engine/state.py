@@ -52,6 +52,7 @@ class TrainingState:
     Attributes:
         target_model: The model being trained.
         ema_model: Average of its weights, which is what gets evaluated and published.
+        snapshots: Averages by power function beside it, by their length, for reconstruction.
         optimizer: Over the target's parameters.
         window: Diagnostics not yet reported.
         step: Finished optimizer steps.
@@ -69,6 +70,7 @@ class TrainingState:
     step: int = 0
     evaluated_step: int = 0
     best_fid: float | None = field(default=None)
+    snapshots: dict[float, nn.Module] = field(default_factory=dict)
     beta: float | None = None
     alarms: Alarms = field(default_factory=Alarms)
     loss_scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
@@ -90,6 +92,7 @@ class TrainingState:
         return cls(
             target_model=target_model,
             ema_model=deepcopy(base_model).requires_grad_(False),
+            snapshots={std: deepcopy(base_model).requires_grad_(False) for std in training.ema_snapshot_stds},
             optimizer=make_optimizer(family, target_model, training),
             window=DiagnosticsWindow(diagnostics, torch.zeros(len(diagnostics), dtype=torch.float64, device=device)),
             loss_scaler=make_loss_scaler(training, device),
@@ -99,6 +102,8 @@ class TrainingState:
         """Return the state as a file holds it; tensors are shared, not copied."""
         tensors = {f"target.{name}": tensor for name, tensor in self.target_model.state_dict().items()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
+        for index, snapshot in enumerate(self.snapshots.values()):
+            tensors |= {f"snapshot.{index}.{name}": tensor for name, tensor in snapshot.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
         tensors["window"] = self.window.sums_K
@@ -126,6 +131,8 @@ class TrainingState:
         try:
             self.target_model.load_state_dict(_below("target.", saved.tensors), strict=True)
             self.ema_model.load_state_dict(_below("ema.", saved.tensors), strict=True)
+            for number, snapshot in enumerate(self.snapshots.values()):
+                snapshot.load_state_dict(_below(f"snapshot.{number}.", saved.tensors), strict=True)
             optimizer_state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in _below("optimizer.", saved.tensors).items():
                 index, moment = name.split(".")

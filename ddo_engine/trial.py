@@ -6,14 +6,17 @@ that goes on from it repeats exactly the latter, with the same values.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from ddo_engine.checkpoint import LoadedCheckpoint, save_checkpoint
 from ddo_engine.device import out_of_memory_blames
-from ddo_engine.ema import ema_decay_at, update_ema
+from ddo_engine.ema import ema_decay_at, power_decay, update_ema
 from ddo_engine.errors import DiscriminatorSaturated, Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
@@ -162,6 +165,9 @@ class Trial:
             state.optimizer.step()
         state.loss_scaler.update()
         update_ema(state.ema_model, state.target_model, ema_decay_at(state.step, training))
+        images = (state.step + 1) * training.batch_size
+        for std, snapshot in state.snapshots.items():
+            update_ema(snapshot, state.target_model, power_decay(images, training.batch_size, std))
         # After the average: it is taken of the weights that the optimizer left (arXiv:2312.02696, section 3.1).
         self.base.family.constrain_(state.target_model)
         return numbers_K.double()
@@ -221,10 +227,25 @@ class Trial:
                     metrics=metrics,
                 )
             )
+        self._save_snapshots()
         self.state.evaluated_step = self.state.step
+
+    def _save_snapshots(self) -> None:
+        """Write the averages that others can be put together from."""
+        for std, snapshot in self.state.snapshots.items():
+            images = self.state.step * self.spec.training.batch_size
+            path = self.context.workdir / f"snapshot-{std:g}-{self.kimg:.3f}.safetensors"
+            self._write(FileRole.SNAPSHOT, path, snapshot, {"ema_std": std, "images": images})
 
     def _save_checkpoint(self) -> None:
         """Write the EMA weights."""
+        path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
+        self._write(FileRole.CHECKPOINT, path, self.state.ema_model, {})
+
+    def _write(self, role: FileRole, path: Path, model: nn.Module, about: Mapping[str, float]) -> None:
+        """Write weights, with where they come from and what is said about them."""
+        if not self.context.ranks.leads:
+            return
         provenance = trial_provenance(
             self.spec,
             self.hashes,
@@ -233,13 +254,9 @@ class Trial:
             kimg=self.kimg,
             found_beta=self.state.beta,
         )
-        manifest = self.base.manifest.model_copy(update={"provenance": provenance})
-        if not self.context.ranks.leads:
-            return
-        path = self.context.workdir / f"checkpoint-{self.kimg:.3f}.safetensors"
-        save_checkpoint(path, self.state.ema_model, manifest)
-        info = manifest.model_dump(mode="json")
-        self.context.announce_file(FileRole.CHECKPOINT, path, kimg=self.kimg, info=info)
+        manifest = self.base.manifest.model_copy(update={"provenance": {**provenance, **about}})
+        save_checkpoint(path, model, manifest)
+        self.context.announce_file(role, path, kimg=self.kimg, info=manifest.model_dump(mode="json"))
 
     def _save_state(self) -> None:
         """Write the state that the same command goes on from.
