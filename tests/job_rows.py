@@ -53,13 +53,16 @@ def job_spec(**changes: object) -> JobSpec:
     return JobSpec.model_validate(body | changes)
 
 
-def create_job(sessions: sessionmaker[Session], spec: JobSpec | None = None, *, tenant: str = "tenant") -> str:
-    """Store a job as the API does, and return its id."""
+def create_job(
+    sessions: sessionmaker[Session], spec: JobSpec | None = None, *, tenant: str = "tenant", parent: str | None = None
+) -> str:
+    """Store a job as the API does, one that starts from the checkpoint ``parent`` if given, and return its id."""
     with sessions.begin() as session:
         owner = session.query(Tenant).filter_by(name=tenant).one_or_none() or Tenant(name=tenant)
         session.add(owner)
         session.flush()
-        job = Job(tenant_id=owner.id, spec=(spec or job_spec()).model_dump(mode="json"))
+        stored = (spec or job_spec()).model_dump(mode="json")
+        job = Job(tenant_id=owner.id, spec=stored, parent_checkpoint_id=parent)
         session.add(job)
         session.flush()
         advance(session, job.id)

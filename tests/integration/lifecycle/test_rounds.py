@@ -82,6 +82,37 @@ def test_job_second_round_without_improvement_keeps_first_winner(sessions):
         assert job.best_checkpoint_id == rounds[1].winner_checkpoint_id
 
 
+def test_job_measures_the_noise_of_its_base_and_wants_more_than_twice_that(sessions):
+    """The base has 10, 10.2 and 9.8 over three seeds: a spread of 0.2, so that 9.7 is no gain and 9.5 is one."""
+    for fid, rounds, reason in ((9.7, 1, "no_improvement"), (9.5, 2, "no_improvement")):
+        base = iter([10.0, 10.2, 9.8])
+        job_id = create_job(sessions, job_spec(rounds=5, stop={"noise_seeds": 2}))
+
+        RowWorker(sessions, lambda index, position, *_, base=base, fid=fid: next(base) if position < 0 else fid).run()
+
+        with sessions() as session:
+            job = session.get_one(Job, job_id)
+            assert session.query(Round).filter(Round.job_id == job_id, Round.round_index > 0).count() == rounds
+            assert job.termination_reason == reason
+            assert "more than 0.4, twice the measured noise of the evaluation" in job.termination_message
+            assert job.best_checkpoint_id is not None
+
+
+def test_job_with_patience_starts_from_the_best_so_far_again(sessions):
+    job_id = create_job(sessions, job_spec(rounds=4, stop={"patience_rounds": 2}))
+
+    RowWorker(sessions, lambda index, *_: {0: 10.0, 1: 5.0, 2: 6.0, 3: 4.0, 4: 3.0}[index]).run()
+
+    with sessions() as session:
+        job = session.get_one(Job, job_id)
+        rounds = session.scalars(select(Round).order_by(Round.round_index)).all()
+        assert (len(rounds), job.termination_reason) == (5, "completed")
+        assert rounds[2].reference_checkpoint_id == rounds[3].reference_checkpoint_id == rounds[1].winner_checkpoint_id
+        assert rounds[4].reference_checkpoint_id == rounds[3].winner_checkpoint_id
+        seeds = [unit.spec["seed"] for unit in session.scalars(select(WorkUnit).where(WorkUnit.kind == "trial"))]
+        assert len(set(seeds)) == len(seeds) == 8
+
+
 def test_trials_of_a_job_have_distinct_seeds_and_the_whole_reference_set(sessions):
     create_job(sessions)
 

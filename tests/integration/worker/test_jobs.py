@@ -2,6 +2,9 @@
 
 import hashlib
 
+from service.models import Checkpoint
+from tests.job_rows import create_job
+
 
 def test_worker_job_runs_to_best_checkpoint(workplace):
     workplace.start_worker()
@@ -23,3 +26,20 @@ def test_worker_input_whose_suffix_is_longer_than_a_name_may_be_is_read(workplac
     workplace.wait_until(lambda: workplace.job(job_id).inputs or workplace.job(job_id).error)
     assert workplace.job(job_id).error is None
     assert workplace.job(job_id).inputs["checkpoint"]["uri"].endswith(hashlib.sha256(b"base").hexdigest())
+
+
+def test_worker_branch_starts_from_the_stored_bytes_of_the_checkpoint(workplace):
+    workplace.start_worker()
+    first = workplace.wait_for_end(workplace.submit())
+    for file in (workplace.folder / "inputs").glob("base.*"):
+        file.unlink()  # a branch needs the file no more
+
+    spec = workplace.spec(base_checkpoint=f"checkpoint:{first.best_checkpoint_id}")
+    branch = workplace.wait_for_end(create_job(workplace.sessions, spec, parent=first.best_checkpoint_id))
+
+    assert (branch.status, branch.error) == ("succeeded", None)
+    with workplace.sessions() as session:
+        parent = session.get_one(Checkpoint, first.best_checkpoint_id)
+        base = session.query(Checkpoint).filter_by(job_id=branch.id, unit_id=None).one()
+        assert base.sha256 == branch.inputs["checkpoint"]["sha256"] == parent.sha256
+        assert base.parent_checkpoint_id == parent.id
