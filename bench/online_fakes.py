@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.full_size import var_d16
-from ddo_engine.families.var.family import decoded, encoded
 from ddo_engine.families.var.noise import RowNoise
 from ddo_engine.families.var.sampling import sample_tokens
+from ddo_engine.families.var.tokens import decoded, encoded
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.spec import AutoregressiveSettings
 

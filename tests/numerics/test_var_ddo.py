@@ -12,9 +12,9 @@ from ddo_engine.batches import BatchSource, DataOrder
 from ddo_engine.data import InMemoryDataset
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.families import get_family
-from ddo_engine.families.var.family import decoded
 from ddo_engine.families.var.noise import RowNoise
 from ddo_engine.families.var.sampling import sample_tokens
+from ddo_engine.families.var.tokens import decoded
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.online import FakeSource, MismatchedLabels, OnlineFakes, StoredFakes
 from ddo_engine.spec import (

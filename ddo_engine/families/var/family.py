@@ -6,18 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.families.diffusion.precision import forbid_tf32
 from ddo_engine.families.protocol import LabelledImages, LikelihoodRatios, ObjectiveKind
 from ddo_engine.families.var.networks import build_network
 from ddo_engine.families.var.noise import RowNoise, SampleNoise
 from ddo_engine.families.var.sampling import sample_tokens
+from ddo_engine.families.var.tokens import decoded, encoded
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.families.var.vqvae import VQVAE
 from ddo_engine.spec import AutoregressiveSettings, OnlineReferenceSet, SamplerSettings, TrainingSettings
-
-# So many keep each of the full-size decoder's largest activations below 0.7 GB, and the rows of a call the same.
-IMAGES_OF_A_TOKENIZER_CALL = 16
 
 DROPPED_IN_DDO = 0.5  # share of labels, arXiv:2503.01103, section 5.3
 
@@ -199,15 +197,6 @@ class VARFamily:
         return -var.token_log_likelihood(tokens_BL, labels_B, precision=training.precision).sum(1)
 
 
-def encoded(tokenizer: VQVAE, images_BCHW: Tensor) -> Tensor:
-    """Return the tokens of uint8 images, int64, shape (B, L), a few images at a time; tokens stay tokens."""
-    if images_BCHW.dtype == torch.int64:
-        return images_BCHW
-    if not len(images_BCHW):
-        return torch.empty(0, tokenizer.num_tokens, dtype=torch.int64, device=images_BCHW.device)
-    return torch.cat([tokenizer.encode(part) for part in torch.split(images_BCHW, IMAGES_OF_A_TOKENIZER_CALL)])
-
-
 def _checked(model: nn.Module) -> VAR:
     if not isinstance(model, VAR):
         raise TypeError(f"{type(model).__name__} is not a network that draws images of the family 'var'")
@@ -254,25 +243,3 @@ def _with_label(batch: LabelledImages) -> LabelledImages:
     kept_B = ~batch.dropped_B
     labels_B = None if batch.labels_B is None else batch.labels_B[kept_B]
     return LabelledImages(batch.images_BCHW[kept_B], labels_B)
-
-
-def decoded(tokenizer: VQVAE, tokens_BL: Tensor) -> Tensor:
-    """Return uint8 images on the CPU, a few at a time.
-
-    Raises:
-        NonFiniteLoss: A pixel is NaN or infinite.
-    """
-    return torch.cat([_decoded(tokenizer, part) for part in torch.split(tokens_BL, IMAGES_OF_A_TOKENIZER_CALL)])
-
-
-def _decoded(tokenizer: VQVAE, tokens_BL: Tensor) -> Tensor:
-    """Return uint8 images on the CPU, rounded as VAR's sampler does: ``255 (x + 1) / 2``, truncated."""
-    pixels_BCHW = tokenizer.decode_unclamped(tokenizer.f_hat(tokens_BL))
-    # Clamped and as uint8 they would be black or white, and nobody would know.
-    if not bool(torch.isfinite(pixels_BCHW).all()):
-        raise NonFiniteLoss(
-            "the autoencoder decodes tokens to NaN or infinite pixels: its weights are not those of a working model; "
-            "give another autoencoder",
-            param="autoencoder",
-        )
-    return ((pixels_BCHW.clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8).cpu()
