@@ -23,7 +23,7 @@ from unittest import mock
 import torch
 
 from ddo_engine.command_line import COMMANDS
-from ddo_engine.errors import EngineError
+from ddo_engine.errors import EngineError, InvalidSpec
 from ddo_engine.events import EventWriter
 from ddo_engine.interruption import StopRequest
 from ddo_engine.parallel.joining import joined
@@ -42,7 +42,7 @@ class Case:
     """One command of the engine.
 
     Attributes:
-        command: ``train``, ``generate``, …
+        command: ``train``, ``generate``, …; or ``meetings``, which has no spec: see :func:`meetings`.
         spec: Of the unit.
         workdir: Made if missing.
         mishap: What happens to the last rank alone, after step 3: its weights change, its loss is NaN, it has no
@@ -113,6 +113,8 @@ def main(folder: Path) -> None:
 
 def run_case(case: Case, ranks: Ranks) -> Outcome:
     """Run one command in this process, as one of several."""
+    if case.command == "meetings":
+        return Outcome([meetings(ranks)])
     Path(case.workdir).mkdir(parents=True, exist_ok=True)
     stop, outcome = StopRequest(), Outcome()
 
@@ -126,6 +128,32 @@ def run_case(case: Case, ranks: Ranks) -> Outcome:
     except EngineError as error:
         return Outcome(outcome.events, error.code, error.message, error.param)
     return outcome
+
+
+def meetings(ranks: Ranks) -> dict[str, Any]:
+    """Return what a process has after meeting the others with what depends on its rank."""
+    everywhere, at_last, nowhere = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
+    everywhere.grad = torch.full((2, 2), 1.0 + ranks.rank).t()
+    if ranks.rank == ranks.size - 1:
+        at_last.grad = torch.full((2, 2), 7.0)
+    ranks.sum_gradients_([everywhere, at_last, nowhere])
+    rows = torch.tensor([[float(row), -float(row)] for row in ranks.rows_of(7)])
+    errors = []
+    for failing in ([ranks.size - 1], range(ranks.size)):
+        try:
+            with ranks.in_step():
+                if ranks.rank in failing:
+                    raise InvalidSpec(f"of {ranks.rank}", param="here")
+        except InvalidSpec as error:
+            errors.append([error.message, error.param])
+    return {
+        "sums": [None if each.grad is None else each.grad.unique().tolist() for each in (everywhere, at_last, nowhere)],
+        "rows": ranks.gather_rows(rows, 7).tolist(),
+        "errors": errors,
+        "any": [ranks.any(flag) for flag in (False, ranks.rank == ranks.size - 1)],
+        "collected": ranks.collect(ranks.rank),
+        "from leader": ranks.from_leader(ranks.rank),
+    }
 
 
 @contextmanager

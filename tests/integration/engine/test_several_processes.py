@@ -3,7 +3,7 @@
 What torchrun adds is in test_torchrun.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,19 @@ class Runs:
     folder: Path
     specs: dict[str, dict[str, Any]]
     outcomes: dict[str, list[Outcome]]
+    events_alone: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
 
     def workdir(self, name: str) -> Path:
         """Return the folder of one case."""
         return self.folder / name.replace(" ", "-")
 
     def alone(self, name: str, **training: Any) -> tuple[list[dict[str, Any]], Path]:
-        """Run a trial in this process; return its events and folder."""
+        """Run a trial in this process, once; return its events and folder."""
         workdir = self.folder / "alone" / f"{name.replace(' ', '-')}-{'-'.join(map(str, training.values()))}"
-        return run_in_process("train", merged(self.specs[name], {"training": training}), workdir), workdir
+        if workdir not in self.events_alone:
+            spec = merged(self.specs[name], {"training": training})
+            self.events_alone[workdir] = run_in_process("train", spec, workdir)
+        return self.events_alone[workdir], workdir
 
 
 def spec_of_families(folder: Path, inputs: EngineInputs) -> dict[str, dict[str, Any]]:
@@ -125,20 +129,23 @@ def test_trial_of_two_processes_equals_one_that_accumulates_their_rows_to_the_bi
     assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
 
 
+def assert_close(our_workdir, our_events, their_workdir, their_events) -> None:
+    """Losses, ratios and weights agree but for rounding."""
+    for ours, theirs in zip(numbers(our_events), numbers(their_events), strict=True):
+        for key in theirs.keys() - {"fid", "precision", "recall"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=TOLERANCE), key
+    our_tensors, their_tensors = tensors(our_workdir), tensors(their_workdir)
+    for key, tensor in their_tensors.items():
+        # Keys that all move by the same change no attention: the gradient of their bias is rounding and nothing else.
+        if key.startswith(("target.", "ema.")) and not key.endswith("qkv.bias"):
+            torch.testing.assert_close(our_tensors[key], tensor, rtol=0, atol=TOLERANCE, msg=key)
+
+
 @pytest.mark.parametrize("name", [*FAMILIES, "mle", "uneven"])
 def test_trial_of_two_processes_equals_one_with_the_same_batch(runs, name):
     events = finished(runs, name)
     alone, workdir = runs.alone(name, micro_batch_size=...)
-    for ours, theirs in zip(numbers(events), numbers(alone), strict=True):
-        for key in theirs.keys() - {"fid", "precision", "recall"}:
-            assert ours[key] == pytest.approx(theirs[key], rel=1e-3, abs=TOLERANCE), key
-    ours, theirs = tensors(runs.workdir(name)), tensors(workdir)
-    for key in theirs:
-        # Keys that all move by the same change no attention: the gradient of their bias is rounding and nothing else.
-        if key.startswith(("target.", "ema.")) and not key.endswith("qkv.bias"):
-            torch.testing.assert_close(
-                ours[key], theirs[key], rtol=0, atol=TOLERANCE, msg=lambda text, key=key: key + text
-            )
+    assert_close(runs.workdir(name), events, workdir, alone)
 
 
 def test_trial_of_two_processes_repeats_itself_to_the_bit(runs):
@@ -208,6 +215,42 @@ def test_trial_stopped_by_the_request_to_one_process_and_run_again_equals_undist
     assert numbers(results(events)) == numbers(alone)
     ours, theirs = tensors(runs.workdir("stop")), tensors(workdir)
     assert [key for key in theirs if not torch.equal(ours[key], theirs[key])] == []
+
+
+@pytest.fixture(scope="module")
+def three(runs) -> dict[str, list[Outcome]]:
+    """Three processes: the rows do not divide, and a ring of sums has an order."""
+    folder = runs.folder / "three"
+    cases = {
+        "meetings": Case("meetings", {}, ""),
+        "edm": Case("train", runs.specs["edm"], str(folder / "edm")),
+        "edm again": Case("train", runs.specs["edm"], str(folder / "edm-again")),
+        "generate": Case("generate", runs.specs["generate"], str(folder / "generate")),
+    }
+    return dict(zip(cases, run_in_processes(list(cases.values()), num_processes=3, folder=folder), strict=True))
+
+
+def test_meetings_of_three_processes_give_each_the_same(three):
+    common = {
+        "sums": [[6.0], [7.0], None],
+        "rows": [[float(row), -float(row)] for row in range(7)],
+        "errors": [["of 2", "here"], ["of 0", "here"]],
+        "any": [False, True],
+        "from leader": 0,
+    }
+    found = [outcome.events[0] for outcome in three["meetings"]]
+    assert found == [common | {"collected": [0, 1, 2]}, common | {"collected": []}, common | {"collected": []}]
+
+
+def test_trial_of_three_processes_repeats_itself_and_equals_one(runs, three):
+    alone, workdir = runs.alone("edm", micro_batch_size=...)
+    assert [outcome.error for outcome in three["edm"]] == [None] * 3
+    assert results(three["edm"][0].events) == results(three["edm again"][0].events)
+    assert_close(runs.folder / "three" / "edm", three["edm"][0].events, workdir, alone)
+
+
+def test_samples_of_three_processes_are_those_of_two(runs, three):
+    assert results(three["generate"][0].events) == results(finished(runs, "generate"))
 
 
 def test_batch_with_fewer_rows_than_processes_is_refused(runs):
