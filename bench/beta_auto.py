@@ -1,6 +1,6 @@
 """What beta 'auto' finds on digits, for probes of several lengths, beside the betas that were chosen by hand.
 
-    python -m bench.beta_auto [--out DIR]
+    python -m bench.beta_auto [--models edm edm2 var] [--only probes|trials] [--out DIR]
 
 For the digits preset and the EDM2 and VAR examples: the probe alone, of several lengths, with fakes of several weights;
 then whole trials, the beta by hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
@@ -9,7 +9,7 @@ then whole trials, the beta by hand and with 'auto', and what the discriminator 
 import argparse
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ class Case:
     spec: TrainSpec
 
 
-def cases(folder: Path) -> Iterator[Case]:
-    """Draw the fakes of each example and yield it."""
+def cases(folder: Path, names: Sequence[str]) -> Iterator[Case]:
+    """Draw the fakes of each of these examples and yield it."""
     dataset, _ = make_dataset(folder)
     bodies: dict[str, dict[str, Any]] = {"edm": job_body(dataset, seed=0)}
     for name, example in EXAMPLES.items():
@@ -63,8 +63,8 @@ def cases(folder: Path) -> Iterator[Case]:
             **autoencoder,
             **example.settings,
         }
-    for name, body in bodies.items():
-        yield _case(name, JobSpec.model_validate(body), dataset, folder / name)
+    for name in names:
+        yield _case(name, JobSpec.model_validate(bodies[name]), dataset, folder / name)
 
 
 def _case(name: str, job: JobSpec, dataset: Path, folder: Path) -> Case:
@@ -155,32 +155,42 @@ def row_of_trial(case: Case, beta: Any) -> str:
     )
 
 
+def print_probes(made: Sequence[Case]) -> None:
+    """Print what probes of several lengths find, with fakes of several weights."""
+    lengths = " | ".join(f"{steps} steps" for steps in STEPS)
+    print(f"| model | alpha of the probe | by hand | by default | {lengths} |")
+    print("|---|---:|---:|---:|" + "---:|" * len(STEPS))
+    for case in made:
+        for alpha in ALPHAS:
+            default = found_beta(case, alpha=alpha, num_steps=None)
+            betas = [f"{found_beta(case, alpha=alpha, num_steps=steps).beta:.3g}" for steps in STEPS]
+            hand = ", ".join(f"{beta:g}" for beta in case.by_hand)
+            shown = f"{default.beta:.3g} ({default.num_steps} steps)"
+            print(f"| {case.name} | {alpha:g} | {hand} | {shown} | {' | '.join(betas)} |", flush=True)
+
+
+def print_trials(made: Sequence[Case]) -> None:
+    """Print how whole trials end, and the largest of what their windows of diagnostics said."""
+    print("| model | alpha | beta | best FID | accuracy | saturated | beta x std | loss on data, ratio | warnings |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
+    for case in made:
+        for beta in (*case.by_hand, "auto"):
+            print(row_of_trial(case, beta), flush=True)
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
+    parser.add_argument("--models", nargs="+", choices=("edm", *EXAMPLES), default=("edm", *EXAMPLES))
+    parser.add_argument("--only", choices=("probes", "trials"), default=None)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        made = list(cases(parser.parse_args().out or Path(temporary)))
-        print(
-            f"| model | alpha of the probe | by hand | by default | {' | '.join(f'{steps} steps' for steps in STEPS)} |"
-        )
-        print("|---|---:|---:|---:|" + "---:|" * len(STEPS))
-        for case in made:
-            for alpha in ALPHAS:
-                default = found_beta(case, alpha=alpha, num_steps=None)
-                betas = [f"{found_beta(case, alpha=alpha, num_steps=steps).beta:.3g}" for steps in STEPS]
-                hand = ", ".join(f"{beta:g}" for beta in case.by_hand)
-                shown = f"{default.beta:.3g} ({default.num_steps} steps)"
-                print(f"| {case.name} | {alpha:g} | {hand} | {shown} | {' | '.join(betas)} |", flush=True)
-        print()
-        print(
-            "| model | alpha | beta | best FID | accuracy | saturated | beta x std | loss on data / reference's | "
-            "warnings |"
-        )
-        print("|---|---:|---:|---:|---:|---:|---:|---:|---|")
-        for case in made:
-            for beta in (*case.by_hand, "auto"):
-                print(row_of_trial(case, beta), flush=True)
+        made = list(cases(options.out or Path(temporary), options.models))
+        if options.only != "trials":
+            print_probes(made)
+        if options.only != "probes":
+            print_trials(made)
 
 
 if __name__ == "__main__":

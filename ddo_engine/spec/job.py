@@ -91,6 +91,13 @@ class JobSpec(Settings):
         return self
 
     @model_validator(mode="after")
+    def _probe_has_a_beta_to_find(self) -> Self:
+        grids = [self.grid, *(override.grid for override in self.round_overrides if override.grid is not None)]
+        if self.training.probe_kimg is not None and not any("auto" in grid.beta for grid in grids):
+            raise ValueError("training.probe_kimg: it is the probe's that finds beta 'auto': add 'auto' to grid.beta")
+        return self
+
+    @model_validator(mode="after")
     def _samples_suffice(self) -> Self:
         neighbours = self.evaluation.neighbours or 0
         if self.evaluation.num_samples <= neighbours:
