@@ -3,7 +3,7 @@
 import pytest
 
 from ddo_engine.presets import PRESETS, merge
-from ddo_engine.spec import JobSpec
+from ddo_engine.spec import CosineSchedule, DPMSolverSettings, JobSpec
 
 INPUTS = {
     "base_checkpoint": "file:///inputs/base.safetensors",
@@ -32,6 +32,19 @@ def test_preset_gives_way_to_what_the_job_says(name: str) -> None:
 
     assert (other.rounds, other.training.learning_rate, other.grid.alpha) == (1, 1e-9, (3.0,))
     assert other.training.kimg == job_of(name).training.kimg
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_with_another_kind_of_schedule_has_nothing_of_its_own(name: str) -> None:
+    training = job_of(name, training={"schedule": {"kind": "cosine"}, "final_learning_rate_factor": 1.0}).training
+
+    assert training.schedule == CosineSchedule()
+
+
+def test_preset_with_another_sampler_has_nothing_of_its_own() -> None:
+    spec = job_of("edm2-s-img64", sampler={"kind": "dpm_solver_v3"})
+
+    assert spec.sampler == DPMSolverSettings()
 
 
 @pytest.mark.parametrize(
