@@ -28,6 +28,10 @@ class TerminalView:
             self._say(f"{event.kimg:9.1f} kimg  " + _numbers(event.values))
         elif isinstance(event, spec.Evaluated):
             self._say(f"{event.kimg:9.1f} kimg  {_numbers(event.metrics)}", style="bold")
+        elif isinstance(event, spec.BetaFound):
+            self._say(f"beta {event.beta:.4g} found in {event.num_steps} steps")
+        elif isinstance(event, spec.TrainingWarning):
+            self._say(f"{event.kimg:9.1f} kimg  {event.code}: {event.message}", style="yellow")
         elif isinstance(event, spec.FileWritten):
             self._say(f"wrote {event.path}")
         elif isinstance(event, spec.Failed):

@@ -5,7 +5,17 @@ import io
 import pytest
 from rich.console import Console
 
-from ddo_engine.spec import Evaluated, Failed, FileRole, FileWritten, Finished, Metric, Progress
+from ddo_engine.spec import (
+    BetaFound,
+    Evaluated,
+    Failed,
+    FileRole,
+    FileWritten,
+    Finished,
+    Metric,
+    Progress,
+    TrainingWarning,
+)
 from ddo_engine.terminal import TerminalView
 
 
@@ -37,6 +47,13 @@ def test_phase_that_comes_again_gets_a_bar_again(view, screen):
     view(Progress(phase="evaluation", done=12, total=48))
     view(Finished())
     assert "25%" in screen.getvalue()
+
+
+def test_beta_that_was_found_and_warnings_are_shown(view, screen):
+    view(BetaFound(beta=0.4321987, ratio_std=1 / 0.4321987, num_steps=16))
+    view(TrainingWarning(code="discriminator_idle", message="raise beta [now]", step=3, kimg=0.3))
+    for part in ("beta 0.4322 found in 16 steps", "0.3 kimg  discriminator_idle: raise beta [now]"):
+        assert part in screen.getvalue()
 
 
 def test_failure_shows_its_code_and_message_as_they_are(view, screen):
