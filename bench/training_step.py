@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from bench.full_size import processor
 from bench.training_networks import SUBJECTS, Phases, Subject
 from ddo_engine.device import describe_device, make_deterministic, pick_device
+from ddo_engine.performance import peak_resident_bytes
 from ddo_engine.version import ENGINE_VERSION
 
 GB = 1e9
@@ -106,9 +107,7 @@ def measure_memory(network: str, step: str, batch_size: int, device: torch.devic
 def _peak(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: that has the peak of the process that started this one.
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
+    return peak_resident_bytes()
 
 
 def print_memory(network: str, batch_size: int, options: argparse.Namespace) -> None:

@@ -1,11 +1,13 @@
 """The meter of steps: a fake clock, and this process's memory."""
 
+import subprocess
+import sys
 from itertools import count
 
 import pytest
 import torch
 
-from ddo_engine.performance import StepMeter
+from ddo_engine.performance import StepMeter, peak_resident_bytes
 
 
 def test_speed_is_images_per_second_of_the_steps_alone():
@@ -32,3 +34,10 @@ def test_memory_without_a_gpu_is_the_peak_of_the_process():
     event = StepMeter(torch.device("cpu")).take(step=1, kimg=1)
     assert event.memory == "process"
     assert event.peak_memory_bytes > len(block)
+
+
+def test_peak_of_a_small_process_started_by_a_large_one_is_its_own():
+    ballast = b"1" * (1 << 29)
+    code = "from ddo_engine.performance import peak_resident_bytes; print(peak_resident_bytes())"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(told) < peak_resident_bytes() - len(ballast) // 2
