@@ -133,10 +133,13 @@ def run_case(case: Case, ranks: Ranks) -> Outcome:
 def meetings(ranks: Ranks) -> dict[str, Any]:
     """Return what a process has after meeting the others with what depends on its rank."""
     everywhere, at_last, nowhere = (torch.nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
-    everywhere.grad = torch.full((2, 2), 1.0 + ranks.rank).t()
+    exact = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    everywhere.grad = (torch.arange(4.0).reshape(2, 2) + ranks.rank).t()
+    exact.grad = torch.full((3,), 0.1, dtype=torch.float64)
     if ranks.rank == ranks.size - 1:
         at_last.grad = torch.full((2, 2), 7.0)
-    ranks.sum_gradients_([everywhere, at_last, nowhere])
+    with mock.patch("ddo_engine.parallel.ranks.BUCKET_BYTES", 40):
+        ranks.sum_gradients_([everywhere, at_last, nowhere, exact])
     rows = torch.tensor([[float(row), -float(row)] for row in ranks.rows_of(7)])
     errors = []
     for failing in ([ranks.size - 1], range(ranks.size)):
@@ -147,7 +150,7 @@ def meetings(ranks: Ranks) -> dict[str, Any]:
         except InvalidSpec as error:
             errors.append([error.message, error.param])
     return {
-        "sums": [None if each.grad is None else each.grad.unique().tolist() for each in (everywhere, at_last, nowhere)],
+        "sums": [None if each.grad is None else each.grad.tolist() for each in (everywhere, at_last, nowhere, exact)],
         "rows": ranks.gather_rows(rows, 7).tolist(),
         "errors": errors,
         "any": [ranks.any(flag) for flag in (False, ranks.rank == ranks.size - 1)],

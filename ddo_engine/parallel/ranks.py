@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ddo_engine.device import out_of_memory_blames
 from ddo_engine.errors import EngineError, ProcessLost
 
 BUCKET_BYTES = 64 * 2**20  # of gradients in one exchange: many small tensors are one call, and one copy is small
@@ -75,24 +76,31 @@ class Ranks:
         """Replace every gradient by its sum over the processes, the same bits in each.
 
         A parameter has one afterwards if it had one anywhere.
+
+        Raises:
+            OutOfMemory: A process has no room for one bucket.
         """
         if self.size == 1:
             return
         parameters = list(parameters)
         present = self._most(torch.tensor([parameter.grad is not None for parameter in parameters], dtype=torch.uint8))
         gradients = []
-        for parameter, is_present in zip(parameters, present.tolist(), strict=True):
-            if not is_present:
-                continue
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            gradients.append(parameter.grad)
-        for bucket in buckets(gradients, BUCKET_BYTES):
-            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+        # All memory is asked for before the first exchange: who has too little would leave the others waiting in it.
+        with self.in_step(), out_of_memory_blames("training.batch_size"):
+            for parameter, is_present in zip(parameters, present.tolist(), strict=True):
+                if is_present and parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                if parameter.grad is not None:
+                    gradients.append(parameter.grad)
+            parts = list(buckets(gradients, BUCKET_BYTES))
+            room = max((sum(gradient.nbytes for gradient in bucket) for bucket in parts), default=0)
+            memory = parameters[0].new_empty(room, dtype=torch.uint8)
+        for bucket in parts:
+            flat = memory[: sum(gradient.nbytes for gradient in bucket)].view(bucket[0].dtype)
+            torch.cat([gradient.reshape(-1) for gradient in bucket], out=flat)
             with _losses_of_peers():
                 dist.all_reduce(flat, group=self.data)
-            parts = torch.split(flat, [gradient.numel() for gradient in bucket])
-            for gradient, part in zip(bucket, parts, strict=True):
+            for gradient, part in zip(bucket, torch.split(flat, [each.numel() for each in bucket]), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
     def gather_rows(self, values_RK: Tensor, batch_size: int) -> Tensor:

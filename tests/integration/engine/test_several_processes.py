@@ -232,7 +232,7 @@ def three(runs) -> dict[str, list[Outcome]]:
 
 def test_meetings_of_three_processes_give_each_the_same(three):
     common = {
-        "sums": [[6.0], [7.0], None],
+        "sums": [[[3.0, 9.0], [6.0, 12.0]], [[7.0, 7.0], [7.0, 7.0]], None, [0.1 + 0.1 + 0.1] * 3],
         "rows": [[float(row), -float(row)] for row in range(7)],
         "errors": [["of 2", "here"], ["of 0", "here"]],
         "any": [False, True],
