@@ -76,6 +76,14 @@ def run_in_processes(cases: Sequence[Case], *, num_processes: int, folder: Path)
     """Return the outcome of every case in every process: first index the case, second the rank."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
+    ended = run_ranks(["-W", "error", "-m", "tests.rank_cases", str(folder)], num_processes)
+    assert [process.returncode for process in ended] == [0] * num_processes, "\n".join(each.stderr for each in ended)
+    ranks = [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(num_processes)]
+    return [[Outcome(**ranks[rank][index]) for rank in range(num_processes)] for index in range(len(cases))]
+
+
+def run_ranks(arguments: Sequence[str], num_processes: int) -> list[subprocess.CompletedProcess[str]]:
+    """Run Python with these arguments in several processes that know of each other; return how each ended."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -83,22 +91,24 @@ def run_in_processes(cases: Sequence[Case], *, num_processes: int, folder: Path)
     common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.rank_cases", str(folder)],
+            [sys.executable, *arguments],
             cwd=REPOSITORY,
             env=os.environ | common | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(num_processes)
     ]
     try:
-        said = [process.communicate(timeout=100)[1] for process in processes]
+        said = [process.communicate(timeout=100) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    assert [process.returncode for process in processes] == [0] * num_processes, "\n".join(said)
-    ranks = [json.loads((folder / f"outcomes-{rank}.json").read_text()) for rank in range(num_processes)]
-    return [[Outcome(**ranks[rank][index]) for rank in range(num_processes)] for index in range(len(cases))]
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(processes, said, strict=True)
+    ]
 
 
 def main(folder: Path) -> None:
