@@ -24,7 +24,7 @@ from ddo_engine.events import EventWriter
 from ddo_engine.file_commands import add_file_commands, is_file_command, run_file_command
 from ddo_engine.interruption import StopRequest
 from ddo_engine.log import log, log_to_stderr
-from ddo_engine.parallel.launch import Launch, die_with_parent, launch_of
+from ddo_engine.parallel.launch import Launch, die_with_parent, launch_of, told_by_leader
 from ddo_engine.spec import EvaluateSpec, Failed, Finished, GenerateSpec, Settings, TrainSpec, ValidateSpec
 from ddo_engine.spec_file import read_spec
 from ddo_engine.version import ENGINE_VERSION
@@ -93,11 +93,12 @@ def _run_reporting(options: argparse.Namespace, launch: Launch, events: EventWri
 
 
 def _run(options: argparse.Namespace, launch: Launch, events: EventWriter, stop: StopRequest) -> None:
-    launch.check(options.command)
-    spec = read_spec(options.spec, COMMANDS[options.command])
-    _make_folder(options.workdir, "workdir")
-    if options.cache is not None:
-        _make_folder(options.cache, "cache")
+    with told_by_leader(launch, stop):
+        launch.check(options.command)
+        spec = read_spec(options.spec, COMMANDS[options.command])
+        _make_folder(options.workdir, "workdir")
+        if options.cache is not None:
+            _make_folder(options.cache, "cache")
     # Threads that spin while they wait are many times slower as soon as anything else wants the same cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch  # noqa: PLC0415  (seconds: a bad spec is refused before)
@@ -110,7 +111,8 @@ def _run(options: argparse.Namespace, launch: Launch, events: EventWriter, stop:
         torch.set_num_threads(options.threads)
     make_deterministic()
     run: Callable[[Any, RunContext], None] = import_module(f"ddo_engine.{options.command}").run
-    device = device_of(launch, pick_device(options.device))
+    with told_by_leader(launch, stop):
+        device = device_of(launch, pick_device(options.device))
     with joined(launch, device, stop) as ranks:
         run(spec, RunContext(options.workdir, device, events, stop, options.cache, ranks))
 

@@ -4,12 +4,17 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ddo_engine.errors import InvalidSpec
+from ddo_engine.errors import EngineError, InvalidSpec
+from ddo_engine.interruption import StopRequest
 
 _PR_SET_PDEATHSIG = 1
+_LONGEST_START_SECONDS = 60.0
+_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,3 +71,23 @@ def die_with_parent() -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:  # it died before we asked
         os._exit(1)
+
+
+@contextmanager
+def told_by_leader(launch: Launch, stop: StopRequest) -> Iterator[None]:
+    """Before processes have met, let the one that leads come to an error of all first, and tell it.
+
+    Torchrun ends the others as soon as one has failed, and the one that leads may have hardly started by then. Where
+    only this process fails, the others wait for it in vain, and it ends after a minute.
+
+    Args:
+        launch: Which of them this is.
+        stop: Torchrun requests it once the other has ended.
+    """
+    try:
+        yield
+    except EngineError:
+        give_up_at = time.monotonic() + _LONGEST_START_SECONDS
+        while not (launch.leads or stop.requested or time.monotonic() > give_up_at):
+            time.sleep(_LOOK_SECONDS)
+        raise

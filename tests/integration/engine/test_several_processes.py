@@ -20,7 +20,7 @@ from tests.tiny_families import EDM2, randomised
 from tests.var_inputs import inputs_of, make_var_inputs
 from tests.var_inputs import train_spec as var_train_spec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 FAMILIES = ["edm", "edm2", "var", "var online"]
 MISHAPS = ["drift", "nan", "memory", "stop"]
 # A sum over a batch is cut where the batch is, and Adam's division enlarges what differs. Of weights of about 1.

@@ -14,17 +14,18 @@ import pytest
 
 from ddo_engine.files import sha256_of
 from tests.engine_inputs import REPOSITORY, finish, results
-from tests.integration.engine.test_process import LONG, read_until
+from tests.integration.engine.test_process import read_until
 from tests.processes import is_running
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+LONG = {"training": {"kimg": 6.4, "evaluate_every_kimg": 3.2, "save_state_every_kimg": 0.16}}
 ENDS_WITHIN_SECONDS = 15  # "within seconds", on a machine that tests share
 
 
 STARTED = []
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def no_survivors():
     """End what a failed test leaves behind: a rank follows its torchrun."""
     yield
@@ -53,7 +54,7 @@ def start(command, spec, workdir):
 
 
 def run(command, spec, workdir):
-    return finish(start(command, spec, workdir), timeout=100)
+    return finish(start(command, spec, workdir), timeout=300)
 
 
 def ranks_of(process):

@@ -3,7 +3,9 @@
 import pytest
 
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.parallel.launch import Launch, launch_of
+from ddo_engine.interruption import StopRequest
+from ddo_engine.parallel import launch as module
+from ddo_engine.parallel.launch import Launch, launch_of, told_by_leader
 
 
 def environment(**changes):
@@ -34,3 +36,24 @@ def test_launch_under_torchrun_is_one_of_several():
 def test_launch_of_what_several_processes_cannot_do_is_refused(changes, command, named):
     with pytest.raises(InvalidSpec, match=named):
         launch_of(environment(**changes)).check(command)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_error_before_the_meeting_waits_for_the_process_that_leads(rank, monkeypatch):
+    """Until torchrun, whose other process has ended, asks it to stop."""
+    stop, looks = StopRequest(), []
+
+    def look(_):
+        looks.append(stop.requested)
+        stop.requested = len(looks) == 3
+
+    monkeypatch.setattr(module.time, "sleep", look)
+    with pytest.raises(InvalidSpec, match="bad"), told_by_leader(Launch(rank, 2, 2), stop):
+        raise InvalidSpec("bad")
+    assert len(looks) == (0 if rank == 0 else 3)
+
+
+def test_error_before_the_meeting_of_this_process_alone_does_not_wait_for_ever(monkeypatch):
+    monkeypatch.setattr(module, "_LONGEST_START_SECONDS", 0.0)
+    with pytest.raises(InvalidSpec, match="bad"), told_by_leader(Launch(1, 2, 2), StopRequest()):
+        raise InvalidSpec("bad")
