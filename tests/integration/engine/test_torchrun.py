@@ -59,8 +59,8 @@ def run(command, spec, workdir):
 
 def ranks_of(process):
     """Return the process ids of the ranks, in order."""
-    children = psutil.Process(process.pid).children()
-    return [child.pid for child in sorted(children, key=lambda child: child.environ()["RANK"])]
+    ranks = {child.pid: child.environ().get("RANK") for child in psutil.Process(process.pid).children()}
+    return sorted((pid for pid, rank in ranks.items() if rank is not None), key=lambda pid: ranks[pid])
 
 
 def has_ended(pids, seconds=ENDS_WITHIN_SECONDS):
