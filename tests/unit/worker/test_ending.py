@@ -76,7 +76,13 @@ def test_ending_can_be_stored_whatever_the_engine_says():
 def test_final_codes_are_all_of_the_engine_but_those_that_may_pass():
     codes = {error.code for error in EngineError.__subclasses__()}
 
-    assert set(FINAL_CODES) == codes - {"interrupted"}
+    assert set(FINAL_CODES) == codes - {"interrupted", "process_lost"}
+
+
+def test_unit_of_which_one_process_died_is_tried_again():
+    said = Failed(code="process_lost", message="another process of this run has ended", param=None)
+    ending = engine_ending(70, finished=False, failed=said, asked_to_stop=False, stalled=False, log_tail="")
+    assert ending.how == "crashed"
 
 
 @pytest.mark.parametrize(
