@@ -12,7 +12,14 @@ from tests.acceptance.conftest import StartStack, TinyJob, client_of, wait_for, 
 # one trial of 1,000 steps, long enough to be hit in its middle, with 20 states
 _LONG_TRIAL = {
     "grid": {"alpha": [2.0], "beta": [0.5]},
-    "training": {"kimg": 16.0, "evaluate_every_kimg": 4.0, "save_state_every_kimg": 0.8, "ema_half_life_kimg": 1.6},
+    "training": {
+        "kimg": 16.0,
+        "evaluate_every_kimg": 4.0,
+        "save_state_every_kimg": 0.8,
+        "ema_half_life_kimg": 1.6,
+        # so long a trial on so few images learns them by heart, and would be ended for that
+        "stop_when_saturated": False,
+    },
 }
 
 
