@@ -141,7 +141,7 @@ def test_signed_url_with_another_method_is_forbidden(signed, store, method) -> N
 
 
 def test_expired_signed_url_is_forbidden(store) -> None:
-    signed = store.signed_download(KEY, filename="f", expires_in_seconds=1)
+    signed = store.signed_download(KEY, filename="f", expires_in_seconds=4)
     assert curl(signed.url)[0] == 200
     time.sleep(max(0.0, signed.expires_at.timestamp() - time.time()) + 0.05)
     status, body = curl(signed.url)
