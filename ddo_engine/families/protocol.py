@@ -61,8 +61,8 @@ class LabelledImages:
 
     def to(self, device: torch.device) -> "LabelledImages":
         """Return the batch on ``device``."""
-        labels = None if self.labels_B is None else self.labels_B.to(device)
-        return replace(self, images_BCHW=self.images_BCHW.to(device), labels_B=labels)
+        labels_B, dropped_B = (each if each is None else each.to(device) for each in (self.labels_B, self.dropped_B))
+        return replace(self, images_BCHW=self.images_BCHW.to(device), labels_B=labels_B, dropped_B=dropped_B)
 
     @property
     def rows(self) -> BatchPart:

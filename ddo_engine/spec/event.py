@@ -154,21 +154,7 @@ class Finished(Settings):
     type: Literal["finished"] = "finished"
 
 
-EngineEvent = Annotated[
-    Started
-    | Progress
-    | Metric
-    | Performance
-    | BetaFound
-    | TrainingWarning
-    | Evaluated
-    | FileWritten
-    | Report
-    | Failed
-    | Finished,
-    Field(discriminator="type"),
-]
-ENGINE_EVENT: TypeAdapter[
+_AnyEvent = (
     Started
     | Progress
     | Metric
@@ -180,4 +166,6 @@ ENGINE_EVENT: TypeAdapter[
     | Report
     | Failed
     | Finished
-] = TypeAdapter(EngineEvent)
+)
+EngineEvent = Annotated[_AnyEvent, Field(discriminator="type")]
+ENGINE_EVENT: TypeAdapter[_AnyEvent] = TypeAdapter(EngineEvent)

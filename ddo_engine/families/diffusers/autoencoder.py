@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ddo_engine.errors import NonFiniteLoss
-from ddo_engine.families.diffusers.library import network_class
+from ddo_engine.families.diffusers.optional_package import network_class
 from ddo_engine.families.diffusers.precision import call_in
 from ddo_engine.families.diffusers.unet_config import MAX_LEVELS, Activation, Channels
 from ddo_engine.families.diffusion.precision import forbid_tf32

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddo_engine.families.diffusers.library import network_class
+from ddo_engine.families.diffusers.optional_package import network_class
 from ddo_engine.families.diffusers.precision import call_in
 from ddo_engine.families.diffusers.preconditioning import preconditioning_of
 from ddo_engine.families.diffusers.timesteps import DiscreteTimesteps

@@ -8,11 +8,11 @@ from torch import nn
 
 from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from ddo_engine.conversion import convert
-from ddo_engine.errors import Interrupted
 from ddo_engine.families import get_family
 from ddo_engine.families.edm2.layers import MPConv
 from ddo_engine.state_file import read_state
 from ddo_engine.training_loss import DDOTrainingLoss
+from tests.disturbed_trials import stopped_after_step
 from tests.engine_inputs import EngineInputs, make_inputs, results, run_in_process
 from tests.official_pickles import edm2_file, write
 from tests.tiny_families import EDM2, randomised
@@ -146,12 +146,5 @@ def test_round_after_a_round_starts_from_normalised_weights_and_ratio_0(edm2_inp
 def test_trial_of_edm2_stopped_and_run_again_equals_undisturbed(edm2_inputs, tmp_path, step):
     spec = train_spec(edm2_inputs)
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or (event["type"] == "metric" and event["step"] == step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", step)
     assert results(events + run_in_process("train", spec, tmp_path / "stopped")) == results(undisturbed)

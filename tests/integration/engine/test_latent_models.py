@@ -15,6 +15,7 @@ from ddo_engine.files import sha256_of
 from ddo_engine.sampling import sample
 from ddo_engine.spec import HeunSettings
 from ddo_engine.state_file import read_state
+from tests.disturbed_trials import stopped_after_step
 from tests.engine_inputs import make_inputs, results, run_in_process
 from tests.latent_inputs import (
     SAMPLER,
@@ -112,14 +113,7 @@ def test_first_step_on_latents_has_ratio_0_though_latents_are_drawn(latent_input
 def test_trial_on_latents_stopped_and_run_again_equals_undisturbed(latent_inputs, tmp_path, form, step):
     spec = latent_inputs.train_spec(form)
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or (event["type"] == "metric" and event["step"] == step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", step)
     resumed = run_in_process("train", spec, tmp_path / "stopped")
     assert resumed[0]["resumed_from_kimg"] == pytest.approx(step * 0.008)
     assert results(events + resumed) == results(undisturbed)

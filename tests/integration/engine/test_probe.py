@@ -12,7 +12,8 @@ from ddo_engine.objective import ddo_loss
 from ddo_engine.probe import FEWEST_STEPS, num_probe_steps
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, read_state, write_state
-from tests.engine_inputs import Killed, results, run_in_process
+from tests.disturbed_trials import killed_after_each_event
+from tests.engine_inputs import results, run_in_process
 
 AUTO = {"kind": "ddo", "alpha": 2.0, "beta": "auto"}
 PROBE = {"probe_kimg": 0.064}  # four steps
@@ -111,21 +112,7 @@ def test_probe_without_a_length_takes_a_tenth_of_the_trial_and_some_steps_at_lea
 
 
 def test_trial_with_auto_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path):
-    spec = spec_of(inputs)
-    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    for index in range(len(undisturbed)):
-        events = []
-
-        def die(event, _, events=events, index=index):
-            events.append(event)
-            if len(events) > index:
-                raise Killed
-
-        workdir = tmp_path / f"killed-{index}"
-        with pytest.raises(Killed):
-            run_in_process("train", spec, workdir, die)
-        resumed = run_in_process("train", spec, workdir)
-        assert results(events + resumed) == results(undisturbed), f"killed after {undisturbed[index]}"
+    for resumed in killed_after_each_event(spec_of(inputs), tmp_path):
         took_up_a_state = resumed[0]["resumed_from_kimg"] is not None
         assert bool(of_type(resumed, "beta")) != took_up_a_state
 

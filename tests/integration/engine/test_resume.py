@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, Interrupted, InvalidSpec
-from tests.engine_inputs import NETWORK, Killed, results, run_in_process, write_checkpoint
+from tests.disturbed_trials import killed_after_each_event, stopped_after_step
+from tests.engine_inputs import NETWORK, results, run_in_process, write_checkpoint
 
 UNET = {name: NETWORK[name] for name in ("img_resolution", "img_channels", "label_dim")} | {
     "class_name": "EDMPrecond",
@@ -37,23 +38,12 @@ def specs(inputs):
     }
 
 
-def reports_step(event, step):
-    return event["type"] == "metric" and event["step"] == step
-
-
 @pytest.mark.parametrize("kind", ["ddo", "mle", "pretraining", "edm2's schedule and average"])
 @pytest.mark.parametrize("step", [1, 3, 4, 7])
 def test_trial_stopped_after_a_step_and_run_again_equals_undisturbed(inputs, tmp_path, kind, step):
     spec = specs(inputs)[kind]
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or reports_step(event, step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", step)
     assert events[-1]["role"] == "state"
     assert events[-1]["kimg"] == step * 0.016
     resumed = run_in_process("train", spec, tmp_path / "stopped")
@@ -65,20 +55,7 @@ def test_trial_stopped_after_a_step_and_run_again_equals_undisturbed(inputs, tmp
 @pytest.mark.parametrize("kind", ["ddo", "pretraining"])
 def test_trial_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path, kind):
     spec = specs(inputs)[kind]
-    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    for index in range(len(undisturbed)):
-        events = []
-
-        def die(event, _, events=events, index=index):
-            events.append(event)
-            if len(events) > index:
-                raise Killed
-
-        workdir = tmp_path / f"killed-{index}"
-        with pytest.raises(Killed):
-            run_in_process("train", spec, workdir, die)
-        resumed = run_in_process("train", spec, workdir)
-        assert results(events + resumed) == results(undisturbed), f"killed after {undisturbed[index]}"
+    killed_after_each_event(spec, tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["ddo", "pretraining"])
@@ -89,14 +66,7 @@ def test_trial_with_augmentation_stopped_and_run_again_equals_undisturbed(inputs
     plain = run_in_process("train", spec, tmp_path / "plain")
     spec["training"] = spec["training"] | {"augment_probability": 0.3}
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or reports_step(event, 3)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", 3)
     resumed = run_in_process("train", spec, tmp_path / "stopped")
     assert resumed[0]["resumed_from_kimg"] == 0.048
     assert results(events + resumed) == results(undisturbed)
@@ -176,11 +146,7 @@ def test_trial_that_was_finished_and_is_run_again_repeats_nothing(inputs, tmp_pa
 
 
 def stopped_at(inputs, workdir, step):
-    def stop_after_step(event, stop):
-        stop.requested = stop.requested or reports_step(event, step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", inputs.train_spec(), workdir, stop_after_step)
+    stopped_after_step(inputs.train_spec(), workdir, step)
     return workdir / "state.safetensors"
 
 

@@ -10,7 +10,8 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest
 from ddo_engine.command_line import main
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.reconstruction import reconstruct_average
-from tests.engine_inputs import Killed, results, run_in_process
+from tests.disturbed_trials import killed_after_each_event
+from tests.engine_inputs import run_in_process
 
 STDS = [0.05, 0.07, 0.1]
 LONG = {"kimg": 3.2, "evaluate_every_kimg": 0.4, "save_state_every_kimg": None}  # 200 steps
@@ -60,20 +61,7 @@ def test_snapshots_change_nothing_else_of_the_trial(inputs, tmp_path):
 
 def test_trial_with_snapshots_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path):
     spec = inputs.train_spec(training={"ema_snapshot_stds": [0.05, 0.1], "kimg": 0.096, "evaluate_every_kimg": 0.048})
-    undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    for index in range(len(undisturbed)):
-        events = []
-
-        def die(event, _, events=events, index=index):
-            events.append(event)
-            if len(events) > index:
-                raise Killed
-
-        workdir = tmp_path / f"killed-{index}"
-        with pytest.raises(Killed):
-            run_in_process("train", spec, workdir, die)
-        resumed = run_in_process("train", spec, workdir)
-        assert results(events + resumed) == results(undisturbed), f"killed after {undisturbed[index]}"
+    killed_after_each_event(spec, tmp_path)
 
 
 @pytest.mark.parametrize("std", [0.05, 0.1])

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from ddo_engine.checkpoint import load_checkpoint, read_manifest
-from ddo_engine.errors import Interrupted, InvalidSpec, NonFiniteLoss
+from ddo_engine.errors import InvalidSpec, NonFiniteLoss
 from ddo_engine.families.var.family import VARFamily
 from ddo_engine.loss_scale import INITIAL_SCALE
 from ddo_engine.state_file import read_state
 from ddo_engine.trial import Trial
+from tests.disturbed_trials import stopped_after_step
 from tests.engine_inputs import EngineInputs, results, run_in_process
 from tests.var_inputs import make_var_inputs, train_spec
 
@@ -66,14 +67,7 @@ VARIANTS = {
 def test_online_trial_stopped_and_run_again_equals_undisturbed_to_the_bit(var_inputs, tmp_path, variant, step):
     spec = online_spec(var_inputs, **VARIANTS[variant])
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or (event["type"] == "metric" and event["step"] == step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", step)
     resumed = run_in_process("train", spec, tmp_path / "stopped")
     assert resumed[0]["resumed_from_kimg"] == pytest.approx(step * 0.016)
     assert results(events + resumed) == results(undisturbed)

@@ -8,10 +8,11 @@ import torch
 from ddo_engine import load_model, sample
 from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, read_manifest, save_checkpoint
 from ddo_engine.data import load_dataset
-from ddo_engine.errors import CorruptCheckpoint, EngineError, IncompatibleInputs, Interrupted, InvalidSpec
+from ddo_engine.errors import CorruptCheckpoint, EngineError, IncompatibleInputs, InvalidSpec
 from ddo_engine.files import sha256_of
 from ddo_engine.spec import AutoregressiveSettings
 from ddo_engine.state_file import read_state
+from tests.disturbed_trials import stopped_after_step
 from tests.engine_inputs import EngineInputs, results, run_in_process
 from tests.tiny_families import VQVAE, randomised
 from tests.var_inputs import inputs_of, make_var_inputs, train_spec
@@ -121,14 +122,7 @@ def test_trial_of_a_var_stopped_and_run_again_equals_undisturbed(var_inputs, tmp
     spec = train_spec(var_inputs, **objective_of(objective))
     undisturbed = run_in_process("train", spec, tmp_path / "undisturbed")
     assert len(of_type(undisturbed, "evaluation")) == 2
-    events = []
-
-    def stop_after_step(event, stop):
-        events.append(event)
-        stop.requested = stop.requested or (event["type"] == "metric" and event["step"] == step)
-
-    with pytest.raises(Interrupted):
-        run_in_process("train", spec, tmp_path / "stopped", stop_after_step)
+    events = stopped_after_step(spec, tmp_path / "stopped", step)
     resumed = run_in_process("train", spec, tmp_path / "stopped")
     assert resumed[0]["resumed_from_kimg"] == pytest.approx(step * 0.016)
     assert results(events + resumed) == results(undisturbed)
