@@ -17,7 +17,8 @@ from ddo_engine.spec import Performance
 class StepMeter:
     """Times steps, and looks at memory, until it is read.
 
-    A step ends with a look at its loss, so that a GPU has done its work when the clock is read.
+    A step looks at its loss before it changes the weights. On a GPU that change, some hundredths of a step, is counted
+    in the next one.
 
     Attributes:
         device: That trains.

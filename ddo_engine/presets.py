@@ -195,6 +195,27 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def overlaid(below: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job body ``below`` overlaid with another, whose fields win in every round.
+
+    Where ``body`` says nothing of later rounds, the overrides of ``below`` lose what it names: fields of training, and
+    the grid. One that then changes nothing is left out.
+    """
+    merged = merge(below, body)
+    if "round_overrides" in body or not below.get("round_overrides"):
+        return merged
+    training = body.get("training")
+    named = training.keys() if isinstance(training, Mapping) else ()
+    overrides = []
+    for override in deepcopy(below["round_overrides"]):
+        kept = {name: value for name, value in override.get("training", {}).items() if name not in named}
+        grid = None if "grid" in body else override.get("grid")
+        if kept or grid is not None:
+            overrides.append({"from_round": override["from_round"], "training": kept, "grid": grid})
+    merged["round_overrides"] = overrides
+    return merged
+
+
 def with_preset(body: Mapping[str, Any]) -> dict[str, Any]:
     """Fill a job body from the preset that it names.
 
@@ -206,4 +227,4 @@ def with_preset(body: Mapping[str, Any]) -> dict[str, Any]:
         return dict(body)
     if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"preset: there is no preset {name!r}; known: {', '.join(sorted(PRESETS))}")
-    return merge(PRESETS[name].settings, body)
+    return overlaid(PRESETS[name].settings, body)

@@ -8,6 +8,8 @@ from typing import Any
 from ddo_engine.spec import TrainSpec
 from ddo_engine.version import ENGINE_VERSION
 
+# Settings of training that decide when a trial writes or ends, but nothing of what it computes.
+NOT_OF_THE_COURSE = frozenset({"save_state_every_kimg", "stop_when_saturated"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_ANCESTORS, _LONGEST_LICENCE = 1000, 4000
 
@@ -55,7 +57,7 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
             "grey_levels",
             "seed",
         },
-        exclude={"training": {"save_state_every_kimg"}},
+        exclude={"training": set(NOT_OF_THE_COURSE)},
     )
     return settings | hashes.as_provenance()
 

@@ -8,9 +8,12 @@ from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, read_mani
 from ddo_engine.ema import PowerAverage, post_hoc_coefficients, reconstruct
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.files import sha256_of
+from ddo_engine.provenance import NOT_OF_THE_COURSE
+from ddo_engine.version import ENGINE_VERSION
 
-# What differs between the snapshots of one trial; the rest of their provenance must be the same.
-_OF_ONE_SNAPSHOT = frozenset({"ema_std", "images", "kimg", "step"})
+# What differs between the snapshots of one trial, which may have gone on under another engine; the rest of their
+# provenance must be the same.
+_OF_ONE_SNAPSHOT = frozenset({"ema_std", "images", "kimg", "step", "engine_version"})
 
 
 def reconstruct_average(
@@ -45,7 +48,13 @@ def reconstruct_average(
     model = reconstruct((load_checkpoint(path).model for path in snapshots), coefficients_S)
     shared = {key: value for key, value in manifests[0].provenance.items() if key not in _OF_ONE_SNAPSHOT}
     sources = {sha256_of(path): float(share) for path, share in zip(snapshots, coefficients_S, strict=True)}
-    provenance = shared | {"ema_std": std, "images": images, "kimg": images / 1000, "reconstructed_from": sources}
+    provenance = shared | {
+        "ema_std": std,
+        "images": images,
+        "kimg": images / 1000,
+        "reconstructed_from": sources,
+        "engine_version": ENGINE_VERSION,
+    }
     save_checkpoint(destination, model, manifests[0].model_copy(update={"provenance": provenance}))
     shares = {path.name: float(share) for path, share in zip(snapshots, coefficients_S, strict=True)}
     return {"ema_std": std, "kimg": images / 1000, "coefficients": shares}
@@ -76,4 +85,6 @@ def _require_one_trial(paths: Sequence[Path], manifests: Sequence[CheckpointMani
 
 def _of_trial(manifest: CheckpointManifest) -> Mapping[str, Any]:
     shared = {key: value for key, value in manifest.provenance.items() if key not in _OF_ONE_SNAPSHOT}
+    if isinstance(training := shared.get("training"), Mapping):
+        shared["training"] = {key: value for key, value in training.items() if key not in NOT_OF_THE_COURSE}
     return manifest.model_copy(update={"provenance": shared}).model_dump(mode="json")

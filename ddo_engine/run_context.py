@@ -52,8 +52,10 @@ class RunContext:
         Raises:
             Interrupted: A stop was requested.
         """
-        self.stop.requested = self.ranks.any(self.stop.requested)
-        self.stop.check()
+        # A request that comes while the processes meet is kept for the next meeting, where all hear of it.
+        if self.ranks.any(self.stop.requested):
+            self.stop.requested = True
+            self.stop.check()
 
     def progress(self, phase: str, num_images: int) -> Callable[[int], None]:
         """Return what reports how many images of a phase are done, and stops between them if asked to."""

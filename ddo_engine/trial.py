@@ -284,7 +284,7 @@ class Trial:
 
     def _diverged(self, what: str) -> NonFiniteLoss:
         advice = "lower training.learning_rate or set training.max_gradient_norm"
-        if self.spec.objective.kind == "ddo":
+        if self.spec.objective.kind != "mle":
             advice += " or alpha, or raise beta"
         return NonFiniteLoss(
             f"{what} is not finite after {self.state.step} steps ({self.kimg:g} kimg): training diverged; {advice}",

@@ -45,6 +45,8 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_sampler(models.checkpoint, models.guide, spec.sampler)
     if spec.training is not None:
         checkpoint.family.check_training(checkpoint.model, spec.training)
+    if spec.online_reference_set is not None:
+        checkpoint.family.check_online_reference_set(checkpoint.model)
     _check_later_training(checkpoint, spec.later_training)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)

@@ -14,7 +14,7 @@ nothing: then it is the same reference again, with other seeds, and other settin
 
 from collections.abc import Sequence
 
-from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec
+from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, OnlineReferenceSet, TrainSpec, ValidateSpec
 from service.failures import job_error, reason_for
 from service.job_view import (
     Action,
@@ -80,6 +80,7 @@ def _validate(job: JobView) -> list[Action]:
             later_training=tuple(
                 job.spec.settings_of(override.from_round).training for override in job.spec.round_overrides
             ),
+            online_reference_set=_online(job),
             evaluation=job.spec.evaluation,
             dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
@@ -164,7 +165,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
     shards = job.units_of(UnitKind.REFERENCE, current.index)
     if not _all(shards, UnitStatus.SUCCEEDED):
         return []
-    wanted, settings = job.spec.reference_set, job.spec.settings_of(current.index)
+    settings = job.spec.settings_of(current.index)
     artifacts = tuple(shard.artifact for shard in shards if shard.artifact is not None)
     if len(artifacts) != len(shards):
         raise InconsistentRowsError("a unit that generates reference samples succeeded without storing them")
@@ -179,7 +180,7 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
                 guide=_inputs(job).guide,
                 dataset=_inputs(job).dataset,
                 reference_set=artifacts,
-                online_reference_set=wanted if wanted.kind == "online" else None,
+                online_reference_set=_online(job),
                 feature_network=_inputs(job).feature_network,
                 objective=cell,
                 training=settings.training,
@@ -299,6 +300,12 @@ def _best_so_far(job: JobView) -> str | None:
 def _inputs(job: JobView) -> JobInputs:
     assert job.inputs is not None
     return job.inputs
+
+
+def _online(job: JobView) -> OnlineReferenceSet | None:
+    """Return how fakes are drawn beside each batch; None for a stored reference set."""
+    wanted = job.spec.reference_set
+    return wanted if wanted.kind == "online" else None
 
 
 def _outside(uri: str | None) -> FileRef | None:

@@ -78,6 +78,9 @@ def _fetch_from_outside(context: WorkerContext, spec: ValidateSpec, folder: Path
             continue
         assert file.uri is not None
         path = folder / f"{field}{_suffix(file)}"
+        if file.sha256 is not None:  # another job's checkpoint: not outside, but in our store
+            files[field] = _fetch_stored(context, file, path, task)
+            continue
         try:
             copied = context.sources.fetch(file.uri, path)
         except InputUnavailable:

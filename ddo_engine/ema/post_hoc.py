@@ -5,6 +5,7 @@ combined to come as close to the wanted profile as they can, in the sense of lea
 scaled to weigh 1 in all: weights that did not change in training come out as they are.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ def post_hoc_coefficients(stored: Sequence[PowerAverage], wanted: Sequence[Power
     """
     if not stored or len(set(stored)) < len(stored):
         raise ValueError("post-hoc reconstruction needs stored averages, each of them once")
-    if min(average.images for average in (*stored, *wanted)) <= 0:
-        raise ValueError("an average needs images > 0")
+    if not all(0 < average.images < math.inf for average in (*stored, *wanted)):  # NaN is refused too
+        raise ValueError("an average needs a number of images > 0")
     last = max(average.images for average in stored)
     if any(average.images > last for average in wanted):
         raise ValueError(f"the last stored average was taken after {last:g} images: none can be made for a later time")

@@ -53,11 +53,13 @@ class Launch:
 
 
 def launch_of(environment: Mapping[str, str]) -> Launch:
-    """Return what torchrun says in the environment; one process where it says nothing."""
-    size = int(environment.get("WORLD_SIZE", "1"))
-    if size == 1:
+    """Return what torchrun says in the environment; one process where it did not start this one.
+
+    A cluster may set some of the variables for purposes of its own; torchrun sets them all.
+    """
+    if not {"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"} <= environment.keys():
         return Launch()
-    return Launch(int(environment["RANK"]), size, int(environment["LOCAL_WORLD_SIZE"]))
+    return Launch(int(environment["RANK"]), int(environment["WORLD_SIZE"]), int(environment["LOCAL_WORLD_SIZE"]))
 
 
 def die_with_parent() -> None:

@@ -1,5 +1,6 @@
 """A finetuning job: the body of ``POST /jobs``."""
 
+from collections.abc import Iterable
 from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -92,9 +93,13 @@ class JobSpec(Settings):
 
     @model_validator(mode="after")
     def _probe_has_a_beta_to_find(self) -> Self:
-        grids = [self.grid, *(override.grid for override in self.round_overrides if override.grid is not None)]
-        if self.training.probe_kimg is not None and not any("auto" in grid.beta for grid in grids):
-            raise ValueError("training.probe_kimg: it is the probe's that finds beta 'auto': add 'auto' to grid.beta")
+        fields = {"training.probe_kimg": self.training.probe_kimg} | {
+            f"round_overrides[{index}].training.probe_kimg": override.training.get("probe_kimg")
+            for index, override in enumerate(self.round_overrides)
+        }
+        given = next((field for field, value in fields.items() if value is not None), None)
+        if given is not None and not _finds_beta(self.grid, self.round_overrides):
+            raise ValueError(f"{given}: it is the probe's that finds beta 'auto': add 'auto' to grid.beta")
         return self
 
     @model_validator(mode="after")
@@ -125,19 +130,29 @@ class JobSpec(Settings):
     def after_round(self, round_index: int) -> Self:
         """Return the job that goes on where this one stands after a round: its round 1 is the next one of this job.
 
-        At least one round is left, also after the last.
+        At least one round is left, also after the last. The length of a probe is left out where none will run.
         """
         following = self.settings_of(round_index + 1)
+        training = following.training
         overrides = tuple(
             override.model_copy(update={"from_round": override.from_round - round_index})
             for override in self.round_overrides
             if override.from_round > round_index + 1
         )
+        if not _finds_beta(following.grid, overrides):
+            training = training.model_copy(update={"probe_kimg": None})
+            overrides = tuple(override for each in overrides if (override := each.without("probe_kimg")) is not None)
         return self.model_copy(
             update={
                 "rounds": max(self.rounds - round_index, 1),
-                "training": following.training,
+                "training": training,
                 "grid": following.grid,
                 "round_overrides": overrides,
             }
         )
+
+
+def _finds_beta(grid: Grid, overrides: Iterable[RoundOverride]) -> bool:
+    """Tell whether any round has a beta to find."""
+    grids = [grid, *(override.grid for override in overrides if override.grid is not None)]
+    return any("auto" in each.beta for each in grids)

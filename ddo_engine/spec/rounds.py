@@ -35,6 +35,11 @@ class RoundOverride(Settings):
             raise ValueError("changes nothing: give training or grid, or leave the override out")
         return self
 
+    def without(self, field: str) -> Self | None:
+        """Return the override without a field of training; None if it then changes nothing."""
+        training = {name: value for name, value in self.training.items() if name != field}
+        return self.model_copy(update={"training": training}) if training or self.grid is not None else None
+
 
 @dataclass(frozen=True)
 class RoundSettings:

@@ -32,6 +32,9 @@ class ValidateSpec(_WithModel):
     sampler: SamplerSettings = HeunSettings()
     training: TrainingSettings | None = Field(default=None, description="What the job's trials will be told.")
     later_training: tuple[TrainingSettings, ...] = Field(default=(), description="The same of later rounds.")
+    online_reference_set: OnlineReferenceSet | None = Field(
+        default=None, description="How their fakes will be drawn, if beside each batch."
+    )
     evaluation: EvaluationSettings | None = Field(default=None, description="What they will measure.")
 
 
@@ -79,6 +82,9 @@ class TrainSpec(_WithModel):
             raise ValueError(
                 "objective 'ddo' needs reference_set: run 'generate' first, or give online_reference_set (VAR)"
             )
+        if self.objective.kind != "ddo" and (self.reference_set or self.online_reference_set is not None):
+            field = "reference_set" if self.reference_set else "online_reference_set"
+            raise ValueError(f"{field}: objective {self.objective.kind!r} sees no fakes: leave it out")
         if self.reference_set and self.online_reference_set is not None:
             raise ValueError("online_reference_set: fakes are stored or drawn: give it, or reference_set")
         if self.evaluation is not None and self.feature_network is None:

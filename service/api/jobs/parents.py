@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from ddo_engine.presets import merge
+from ddo_engine.presets import overlaid
 from ddo_engine.spec import JobSpec
 from service.api.checkpoints.repository import best_checkpoint
 from service.api.jobs.repository import find_job
@@ -82,7 +82,7 @@ def branched_body(session: Session, tenant_id: str, job_id: str, body: Any) -> d
     inherited = JobSpec.model_validate(job.spec).after_round(start.round_index).model_dump(mode="json")
     for field in _NOT_INHERITED:
         inherited.pop(field)
-    return merge(inherited, changes) | {"base_checkpoint": f"{CHECKPOINT_SCHEME}{start.checkpoint.id}"}
+    return overlaid(inherited, changes) | {"base_checkpoint": f"{CHECKPOINT_SCHEME}{start.checkpoint.id}"}
 
 
 def _parsed(body: Any) -> tuple[BranchPoint, dict[str, Any]]:

@@ -64,6 +64,15 @@ def test_saturated_trial_that_may_go_on_is_only_warned_of(inputs, tmp_path, ever
     assert [event["code"] for event in of_type(events, "warning")] == ["discriminator_saturated"]
 
 
+def test_saturated_trial_goes_on_where_the_advice_is_taken(inputs, tmp_path, everything_saturates):
+    goes_on = inputs.train_spec(training={"stop_when_saturated": False})
+    undisturbed = run_in_process("train", goes_on, tmp_path / "undisturbed")
+    ended, _ = run_until_saturated(inputs, tmp_path / "ended")
+    resumed = run_in_process("train", goes_on, tmp_path / "ended")
+    for kind in ("metric", "warning", "evaluation"):
+        assert of_type(ended + resumed, kind) == of_type(undisturbed, kind)
+
+
 @pytest.mark.parametrize("kind", ["stopped", "killed"])
 def test_saturated_trial_that_was_disturbed_says_what_the_undisturbed_said(
     inputs, tmp_path, everything_saturates, kind

@@ -172,6 +172,13 @@ def test_validate_refuses_what_the_trials_would_refuse(inputs, tmp_path):
     assert caught.value.param == "training.augment_probability"
 
 
+def test_validate_refuses_fakes_beside_each_batch_for_a_model_that_cannot_draw_them(inputs, tmp_path):
+    spec = validate_spec(inputs, online_reference_set={"kind": "online"})
+    with pytest.raises(InvalidSpec, match="generate a reference set") as refused:
+        run_in_process("validate", spec, tmp_path)
+    assert refused.value.param == "online_reference_set"
+
+
 def test_validate_refuses_what_the_trials_of_a_later_round_would_refuse(inputs, tmp_path):
     training = inputs.train_spec()["training"]
     only(run_in_process("validate", validate_spec(inputs, later_training=[training]), tmp_path / "plain"), "report")

@@ -10,7 +10,7 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest
 from ddo_engine.command_line import main
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.reconstruction import reconstruct_average
-from tests.disturbed_trials import killed_after_each_event
+from tests.disturbed_trials import killed_after_each_event, stopped_after_step
 from tests.engine_inputs import run_in_process
 
 STDS = [0.05, 0.07, 0.1]
@@ -114,3 +114,15 @@ def test_wishes_that_cannot_be_met_are_refused(snapshots, inputs, tmp_path):
     with pytest.raises(IncompatibleInputs, match="not of the same trial"):
         reconstruct_average([snapshots[0.1][0], Path(snapshots_of(other)[0]["path"])], out, std=0.07)
     assert not out.exists()
+
+
+def test_snapshots_of_a_trial_that_went_on_under_another_engine_go_together(inputs, tmp_path, monkeypatch):
+    spec = inputs.train_spec(training={"ema_snapshot_stds": STDS})
+    before = stopped_after_step(spec, tmp_path, 5)
+    monkeypatch.setattr("ddo_engine.provenance.ENGINE_VERSION", "99.0")
+    after = run_in_process("train", spec | {"training": spec["training"] | {"save_state_every_kimg": 0.064}}, tmp_path)
+    files = [Path(event["path"]) for event in snapshots_of(before) + snapshots_of(after)]
+    versions = {read_manifest(path).provenance["engine_version"] for path in files}
+    assert len(versions) == 2
+    reconstruct_average(files, tmp_path / "out.safetensors", std=0.08)
+    assert read_manifest(tmp_path / "out.safetensors").provenance["engine_version"] in versions - {"99.0"}

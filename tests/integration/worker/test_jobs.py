@@ -43,3 +43,25 @@ def test_worker_branch_starts_from_the_stored_bytes_of_the_checkpoint(workplace)
         base = session.query(Checkpoint).filter_by(job_id=branch.id, unit_id=None).one()
         assert base.sha256 == branch.inputs["checkpoint"]["sha256"] == parent.sha256
         assert base.parent_checkpoint_id == parent.id
+
+
+def test_worker_branch_from_a_checkpoint_that_was_damaged_in_the_store_never_begins(workplace):
+    workplace.start_worker()
+    first = workplace.wait_for_end(workplace.submit())
+    with workplace.sessions() as session:
+        sha256 = session.get_one(Checkpoint, first.best_checkpoint_id).sha256
+    stored = [
+        path
+        for path in (workplace.folder / "store").rglob("*")
+        if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+    ]
+    assert stored
+    for path in stored:
+        path.chmod(0o600)
+        path.write_bytes(b"damaged")
+
+    spec = workplace.spec(base_checkpoint=f"checkpoint:{first.best_checkpoint_id}")
+    branch = workplace.wait_for_end(create_job(workplace.sessions, spec, parent=first.best_checkpoint_id))
+
+    assert branch.status == "failed"
+    assert sha256[:12] in str(branch.error) or "SHA-256" in str(branch.error)

@@ -196,6 +196,7 @@ def test_post_hoc_coefficients_do_not_depend_on_the_unit_of_time():
         ([STORED[0], STORED[0]], WANTED, "each of them once"),
         (STORED, [PowerAverage(20481, 0.1)], "none can be made for a later time"),
         (STORED, [PowerAverage(0, 0.1)], "images > 0"),
+        (STORED, [PowerAverage(float("nan"), 0.1)], "images > 0"),
         (STORED, [PowerAverage(20480, 0.3)], r"from 0\.001 to 0\.28"),
         (
             [PowerAverage(100.0, 0.1), PowerAverage(np.nextafter(100.0, 0), 0.1)],

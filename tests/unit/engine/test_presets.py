@@ -2,7 +2,7 @@
 
 import pytest
 
-from ddo_engine.presets import PRESETS, merge
+from ddo_engine.presets import PRESETS, merge, overlaid
 from ddo_engine.spec import CosineSchedule, DPMSolverSettings, JobSpec
 
 INPUTS = {
@@ -103,3 +103,31 @@ def test_merge_the_same_kind_or_none_keeps_what_is_not_given() -> None:
         "sampler": {"kind": "heun", "num_steps": 18, "rho": 5.0}
     }
     assert merge(below, {"sampler": {"num_steps": 9}}) == {"sampler": {"kind": "heun", "num_steps": 9}}
+
+
+def test_preset_gives_way_in_later_rounds_too() -> None:
+    spec = job_of("edm2-s-img64", training={"learning_rate": 1e-6})
+    early, late = (spec.settings_of(index).training for index in (1, 17))
+    assert early.learning_rate == late.learning_rate == 1e-6
+    assert (early.P_std, late.P_std) == (1.6, 3.0)
+
+
+def test_overlaid_fields_and_grid_of_the_body_hold_in_every_round() -> None:
+    below = {
+        "training": {"kimg": 2, "P_std": 1.0},
+        "grid": {"beta": [1]},
+        "round_overrides": [
+            {"from_round": 2, "training": {"P_std": 2.0}},
+            {"from_round": 3, "training": {"P_std": 3.0, "kimg": 4}, "grid": {"beta": [2]}},
+            {"from_round": 4, "grid": {"beta": [3]}},
+        ],
+    }
+    body = {"training": {"P_std": 1.5}, "grid": {"beta": [9]}}
+    laid = overlaid(below, body)
+    assert laid["round_overrides"] == [{"from_round": 3, "training": {"kimg": 4}, "grid": None}]
+    assert overlaid(below, body | {"round_overrides": []})["round_overrides"] == []
+    assert overlaid(below, {"rounds": 3})["round_overrides"][0] == {
+        "from_round": 2,
+        "training": {"P_std": 2.0},
+        "grid": None,
+    }

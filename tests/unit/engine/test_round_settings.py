@@ -113,3 +113,22 @@ def test_job_after_a_round_has_the_settings_of_the_rounds_that_followed(round_in
 def test_stop_takes_its_noise_from_one_source() -> None:
     with pytest.raises(ValidationError, match="given or measured"):
         job_spec(stop={"evaluation_noise": 0.1, "noise_seeds": 3})
+
+
+def test_job_after_the_last_round_that_finds_beta_has_no_length_of_a_probe() -> None:
+    numbers = {"alpha": [1.0], "beta": [0.5]}
+    overrides = [{"from_round": 2, "grid": numbers}, {"from_round": 3, "training": {"P_std": 2.0, "probe_kimg": 0.4}}]
+    training = job_spec().training.model_dump(mode="json") | {"probe_kimg": 0.5}
+    spec = job_spec(rounds=4, grid=numbers | {"beta": ["auto"]}, training=training, round_overrides=overrides)
+
+    rest = JobSpec.model_validate(spec.after_round(1).model_dump(mode="json"))
+
+    assert rest.training.probe_kimg is rest.settings_of(2).training.probe_kimg is None
+    assert rest.settings_of(2).training.P_std == 2.0
+    assert spec.after_round(0) == spec
+
+
+def test_override_with_the_length_of_a_probe_that_never_runs_is_refused() -> None:
+    with pytest.raises(ValidationError) as error:
+        job_spec(round_overrides=[{"from_round": 2, "training": {"probe_kimg": 0.5}}])
+    assert "round_overrides[0].training.probe_kimg: it is the probe's" in _messages(error.value)

@@ -17,6 +17,11 @@ def test_launch_without_torchrun_is_one_process_that_leads():
     assert Launch().leads
 
 
+@pytest.mark.parametrize("missing", ["RANK", "LOCAL_WORLD_SIZE"])
+def test_launch_with_variables_of_somebody_else_is_one_process(missing):
+    assert launch_of({name: value for name, value in environment().items() if name != missing}) == Launch(0, 1, 1)
+
+
 def test_launch_under_torchrun_is_one_of_several():
     launch = launch_of(environment())
     assert launch == Launch(1, 4, 4)
