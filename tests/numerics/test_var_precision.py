@@ -23,10 +23,11 @@ def generator() -> torch.Generator:
 
 
 def moved(model):
-    other = copy.deepcopy(model)
+    """Return a copy whose ratios are far larger than what half precision rounds away."""
+    other, draws = copy.deepcopy(model), torch.Generator().manual_seed(9)
     with torch.no_grad():
         for parameter in other.parameters():
-            parameter.mul_(1.03)
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=draws))
     return other
 
 
@@ -67,12 +68,13 @@ def test_ratios_in_half_precision_are_float32_and_near_those_of_float32(precisio
     reference = tiny_var()
     target, real, fake = moved(reference), random_images(6), random_images(6, seed=1)
     exact, ours = (
-        torch.stack(FAMILY.log_likelihood_ratios(target, reference, real, fake, in_precision(name), generator()))
+        FAMILY.log_likelihood_ratios(target, reference, real, fake, in_precision(name), generator())
         for name in ("float32", precision)
     )
-    assert ours.dtype == torch.float32
-    assert not torch.equal(ours, exact)
-    assert (ours - exact).abs().max() < 0.3 * exact.abs().max()
+    for exact_B, ours_B in zip(exact, ours, strict=True):
+        assert ours_B.dtype == torch.float32
+        assert not torch.equal(ours_B, exact_B)
+        assert (ours_B - exact_B).abs().max() < 0.1 * exact_B.abs().max()
 
 
 @HALF

@@ -126,7 +126,7 @@ def test_bounds_of_theorem_3_2_hold_for_random_densities_and_are_not_empty():
     assert 0.5 < found.excess < 1
 
 
-def test_bounds_with_half_of_the_constants_would_be_broken(monkeypatch):
+def test_bounds_with_a_third_of_C1_and_a_tenth_of_C2_would_be_broken(monkeypatch):
     constants = bounds.Constants.of
     smaller = lambda *arguments: bounds.Constants(0, constants(*arguments).C1 / 3, constants(*arguments).C2 / 10)  # noqa: E731
     monkeypatch.setattr(bounds.Constants, "of", smaller)
