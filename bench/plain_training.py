@@ -6,6 +6,7 @@ from torch.nn import functional
 
 from ddo_engine.families.diffusion.denoiser import Denoiser
 from ddo_engine.families.protocol import LabelledImages
+from ddo_engine.families.var.tokens import encoded
 from ddo_engine.families.var.transformer import VAR
 
 
@@ -49,7 +50,7 @@ def plain_var_ratios(target: VAR, reference: VAR, real: LabelledImages, fake: La
 
     ratios = []
     for batch in (real, fake):
-        tokens_BL = target.tokenizer.encode(batch.images_BCHW)
+        tokens_BL = encoded(target.tokenizer, batch.images_BCHW)
         of_target_B = log_likelihood(target, tokens_BL, batch.labels_B)
         with torch.no_grad():
             of_reference_B = log_likelihood(reference, tokens_BL, batch.labels_B)

@@ -2,12 +2,16 @@
 
     python -m bench.training_step [--network edm var] [--batch 4] [--repeats 3] [--processor-time] [--device cuda]
 
-The parts are one step of maximum likelihood on the same 2B images and one forward pass of the reference on them; an
-ideal DDO step costs their sum. All are done in turns, and of each phase (forward, backward, update of weights and
-average) the fastest counts: other processes can only make one slower. Then peak memory, each step in a process of its
-own, beside the floor: weights twice, gradients, Adam's two moments, the average, and what autograd keeps of a forward
-pass of 2B rows (counted, tensor by tensor). Weights and images are random. VAR's tokens are fixed: encoding, and
-drawing fakes, are outside of every side. Times so far go to stderr.
+The step is the engine's own, ``Trial.advance`` of a trial whose images lie in memory: batches and diagnostics are part
+of it. The parts are a step of maximum likelihood, of such a trial too, on the same 2B images, and one forward pass of
+the reference on them; an ideal DDO step costs their sum. All are done in turns, and of each the fastest counts: other
+processes can only make one slower. Then peak memory, each step in a process of its own, beside the floor: weights
+twice, gradients, Adam's two moments, the average, and what autograd keeps of a forward pass of 2B rows (counted, tensor
+by tensor). Weights and images are random.
+
+No label is dropped, other than in a job of VAR, where half are: a row without label has no fake, so a step of 1.5 B
+rows would be compared with parts on 2B. VAR's dataset and fakes are tokens: encoding images, and drawing fakes, are
+outside of every side. Times so far go to stderr.
 """
 
 import argparse
@@ -24,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.full_size import processor
-from bench.training_networks import SUBJECTS, Phases, Subject
+from bench.training_networks import SUBJECTS, Step, Subject
 from ddo_engine.device import describe_device, make_deterministic, pick_device
 from ddo_engine.performance import peak_resident_bytes
 from ddo_engine.version import ENGINE_VERSION
@@ -33,18 +37,14 @@ GB = 1e9
 _REPOSITORY = Path(__file__).parents[1]
 
 
-Seconds = Mapping[str, Mapping[str, float]]  # by step, by phase
-
-
-def fastest(steps: Mapping[str, Phases], now: Callable[[], float], repeats: int) -> Seconds:
-    """Return the least seconds of each phase of each step, of so many rounds of all of them."""
-    best = {name: dict.fromkeys(phases, math.inf) for name, phases in steps.items()}
+def fastest(steps: Mapping[str, Step], now: Callable[[], float], repeats: int) -> dict[str, float]:
+    """Return the least seconds of each step, of so many rounds of all of them."""
+    best = dict.fromkeys(steps, math.inf)
     for round_index in range(repeats):
-        for name, phases in steps.items():
-            for phase, work in phases.items():
-                started = now()
-                work()
-                best[name][phase] = min(best[name][phase], now() - started)
+        for name, step in steps.items():
+            started = now()
+            step()
+            best[name] = min(best[name], now() - started)
         print(f"after round {round_index + 1}: {json.dumps(best)}", file=sys.stderr, flush=True)
     return best
 
@@ -58,11 +58,10 @@ def print_cost(subject: Subject, now: Callable[[], float], repeats: int) -> None
         "plain loop: four separate passes": subject.plain_step(),
     }
     seconds = fastest(steps, now, repeats)
-    print("| seconds | forward | backward | update | together |\n|---|---|---|---|---|")
-    for name, phases in seconds.items():
-        cells = [f"{phases[phase]:.3f}" if phase in phases else "–" for phase in ("forward", "backward", "update")]
-        print(f"| {name} | {' | '.join(cells)} | {sum(phases.values()):.3f} |")
-    ddo, mle, reference, plain = (sum(phases.values()) for phases in seconds.values())
+    print("| step | seconds |\n|---|---|")
+    for name, of_step in seconds.items():
+        print(f"| {name} | {of_step:.3f} |")
+    ddo, mle, reference, plain = seconds.values()
     print(f"\nDDO step / (MLE step + reference pass): {ddo / (mle + reference):.3f}")
     print(f"plain loop / DDO step: {plain / ddo:.3f}\n", flush=True)
 
@@ -97,10 +96,9 @@ def measure_memory(network: str, step: str, batch_size: int, device: torch.devic
         "MLE step on the same 2B images": subject.mle_step,
         "plain loop: four separate passes": subject.plain_step,
     }
-    phases = steps[step]()
+    take = steps[step]()
     for _ in range(2):
-        for work in phases.values():
-            work()
+        take()
     return {"peak": _peak(device) - before}
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import training_step
-from bench.training_networks import Phases, Subject
+from bench.training_networks import Step, Subject
 from tests.numerics.golden import golden_model
 from tests.numerics.var_models import tiny_var
 
@@ -23,15 +23,14 @@ def subject_of(name: str) -> Subject:
     return subject
 
 
-def gradients_of(subject: Subject, phases: Phases) -> dict[str, torch.Tensor]:
-    start, draws = copy.deepcopy(subject.target.state_dict()), subject.generator.get_state()
-    for work in phases.values():
-        work()
+def gradients_of(subject: Subject, step: Step) -> dict[str, torch.Tensor]:
+    start, number = copy.deepcopy(subject.target.state_dict()), subject.ddo.state.step
+    step()
     gradients = {
         name: weight.grad.clone() for name, weight in subject.target.named_parameters() if weight.grad is not None
     }
     subject.target.load_state_dict(start)
-    subject.generator.set_state(draws)
+    subject.ddo.state.step = number
     return gradients
 
 
@@ -48,12 +47,40 @@ def test_plain_loop_has_the_gradients_of_the_engine(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_reference_pass_sees_all_images_once_and_leaves_no_gradient(name):
-    subject, rows = subject_of(name), []
-    hooked = subject.reference.head if name == "var" else subject.reference.model
-    hooked.register_forward_hook(lambda module, inputs, output: rows.append((len(output), output.requires_grad)))
-    subject.reference_pass()["forward"]()
-    assert rows == [(4, False)]
+def test_step_is_the_trials_own_and_changes_weights_and_average(name):
+    subject = subject_of(name)
+    models = (subject.target, subject.ddo.state.ema_model, subject.reference)
+    before = [copy.deepcopy(model.state_dict()) for model in models]
+    subject.ddo_step()()
+    moved = [
+        any(not torch.equal(weight, old[key]) for key, weight in model.state_dict().items())
+        for model, old in zip(models, before, strict=True)
+    ]
+    assert moved == [True, True, False]
+    assert subject.ddo.state.step == 1
+
+
+def rows_seen(subject: Subject, name: str, step: Step) -> dict[str, list[tuple[int, bool]]]:
+    """Return how many rows each call of a network has, and whether it carries gradients."""
+    seen: dict[str, list[tuple[int, bool]]] = {"target": [], "reference": []}
+
+    def watch(network, calls):
+        hooked = network.head if name == "var" else network.model
+        return hooked.register_forward_hook(lambda _, inputs, output: calls.append((len(output), output.requires_grad)))
+
+    handles = [watch(getattr(subject, which), calls) for which, calls in seen.items()]
+    step()
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_ddo_step_has_the_network_calls_of_its_parts(name):
+    subject = subject_of(name)
+    assert rows_seen(subject, name, subject.ddo_step()) == {"target": [(4, True)], "reference": [(4, False)]}
+    assert rows_seen(subject, name, subject.mle_step()) == {"target": [(4, True)], "reference": []}
+    assert rows_seen(subject, name, subject.reference_pass()) == {"target": [], "reference": [(4, False)]}
 
 
 def test_saved_for_backward_counts_what_a_matrix_product_keeps():
@@ -62,13 +89,9 @@ def test_saved_for_backward_counts_what_a_matrix_product_keeps():
     assert training_step.saved_for_backward(lambda: layer(x).exp().sum(), layer) == x.nbytes + 16 * 4 * 4
 
 
-def test_fastest_takes_turns_and_keeps_the_least_of_each_phase():
-    ticks = iter([0, 3, 3, 4, 4, 5, 5, 14, 14, 15, 15, 15.5])
+def test_fastest_takes_turns_and_keeps_the_least_of_each_step():
+    ticks = iter([0, 3, 3, 4, 4, 6, 6, 6.5])
     done = []
-    steps = {
-        "a": {"forward": lambda: done.append("a1"), "backward": lambda: done.append("a2")},
-        "b": {"forward": lambda: done.append("b1")},
-    }
-    expected = {"a": {"forward": 3, "backward": 1}, "b": {"forward": 0.5}}
-    assert training_step.fastest(steps, lambda: next(ticks), 2) == expected
-    assert done == ["a1", "a2", "b1"] * 2
+    steps = {"a": lambda: done.append("a"), "b": lambda: done.append("b")}
+    assert training_step.fastest(steps, lambda: next(ticks), 2) == {"a": 2, "b": 0.5}
+    assert done == ["a", "b"] * 2
