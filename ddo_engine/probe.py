@@ -12,11 +12,9 @@ import torch
 
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.events import ProgressReporter
-from ddo_engine.spec import BetaFound, TrainingSettings, TrainSpec
+from ddo_engine.spec import BetaFound, TrainSpec
 from ddo_engine.trial import Trial, diagnostics_of
 
-PROBE_SHARE = 0.1
-FEWEST_STEPS = 16
 # Without a sigmoid, fakes that weigh as much as data are unlearned faster and faster; at half the weight the spread of
 # the ratios depends little on the length of the probe (docs/decisions/0018-beta-and-diagnostics.md).
 LARGEST_ALPHA = 0.5
@@ -47,13 +45,6 @@ def probe_spec(spec: TrainSpec) -> TrainSpec:
     return spec.model_copy(update={"objective": objective, "training": probing, "evaluation": None, "state": None})
 
 
-def num_probe_steps(training: TrainingSettings) -> int:
-    """Return how many steps the probe takes."""
-    if training.probe_kimg is not None:
-        return -(-round(training.probe_kimg * 1000) // training.batch_size)
-    return min(max(round(training.num_steps * PROBE_SHARE), FEWEST_STEPS), training.num_steps)
-
-
 def find_beta(probe: Trial) -> BetaFound:
     """Run the probe.
 
@@ -67,7 +58,7 @@ def find_beta(probe: Trial) -> BetaFound:
         OutOfMemory: The device ran out of memory.
     """
     training = probe.spec.training
-    num_steps = num_probe_steps(training)
+    num_steps = training.num_probe_steps
     names = diagnostics_of(training, probe.loss)
     num_measured = max(round(num_steps * MEASURED_SHARE), 1)
     progress = ProgressReporter(probe.context.events, "probe", num_steps * training.batch_size)

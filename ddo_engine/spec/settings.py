@@ -8,6 +8,9 @@ from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
 from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
 
+PROBE_SHARE = 0.1
+FEWEST_PROBE_STEPS = 16
+
 
 class DDOObjective(Settings):
     """The DDO loss, arXiv:2503.01103 eq. 13: alpha weighs the fake term, beta scales the log-likelihood ratio."""
@@ -223,6 +226,13 @@ class TrainingSettings(Settings):
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
         return -(-round(self.kimg * 1000) // self.batch_size)
+
+    @property
+    def num_probe_steps(self) -> int:
+        """Steps of the probe that beta 'auto' is found by, on the first images of the run."""
+        if self.probe_kimg is not None:
+            return -(-round(self.probe_kimg * 1000) // self.batch_size)
+        return min(max(round(self.num_steps * PROBE_SHARE), FEWEST_PROBE_STEPS), self.num_steps)
 
 
 class EvaluationSettings(Settings):

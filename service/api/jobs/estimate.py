@@ -2,7 +2,8 @@
 
 Counted in network forward passes on one image, as the paper's costs compare best: a training step costs the target
 three (forward, and a backward of twice that) and the reference one, on the data and on as many fakes. Fakes that are
-drawn online are part of the step; those of rows without label, which are not drawn, are counted all the same.
+drawn online are part of the step; those of rows without label, which are not drawn, are counted all the same. The
+probe of a trial whose beta is 'auto' takes such steps too, and evaluates nothing.
 """
 
 import math
@@ -12,17 +13,17 @@ from ddo_engine.spec import JobSpec, OfflineReferenceSet, RoundSettings, Trainin
 from service.stopping import noise_protocols
 
 _PASSES_OF_A_DDO_STEP = 2 * (3 + 1)
-# weights, EMA weights and Adam's two moments
+# weights, EMA weights and Adam's two moments; every average for reconstruction comes on top
 _STATE_SIZES = 4
 
 
 @dataclass(frozen=True)
 class UnitCost:
-    """Network evaluations of one unit of each kind."""
+    """Network evaluations of one unit of each kind; ``trial`` is the mean over the grid, for 'auto' costs a probe."""
 
     baseline: int
     reference: float
-    trial: int
+    trial: float
     confirm: int
 
     def of(self, kind: str) -> float:
@@ -46,17 +47,24 @@ def num_evaluations(training: TrainingSettings) -> int:
 
 def unit_cost(spec: JobSpec, round_index: int) -> UnitCost:
     """Return what each kind of unit costs in a round; the baseline's is that of round 0, whatever the round."""
-    nfe, training = spec.sampler.nfe, spec.settings_of(round_index).training
+    nfe, settings = spec.sampler.nfe, spec.settings_of(round_index)
+    training, cells = settings.training, settings.grid.cells
     confirm_samples = spec.confirm.num_samples if spec.confirm else 0
-    trained_images = training.num_steps * training.batch_size
+    images_of_a_trial = training.num_steps * training.batch_size + _probed_images(settings) / len(cells)
     stored, nfe_of_a_fake = _stored(spec), spec.sampler.for_reference_set().nfe
     passes_of_a_step = _PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
     return UnitCost(
         baseline=_baseline_samples(spec) * nfe,
         reference=0 if stored is None else stored.num_samples * nfe_of_a_fake / stored.shards,
-        trial=trained_images * passes_of_a_step + num_evaluations(training) * spec.evaluation.num_samples * nfe,
+        trial=images_of_a_trial * passes_of_a_step + num_evaluations(training) * spec.evaluation.num_samples * nfe,
         confirm=confirm_samples * nfe,
     )
+
+
+def _probed_images(settings: RoundSettings) -> int:
+    """Return how many real images the probes of a round see, all trials together."""
+    probes = sum(cell.beta == "auto" for cell in settings.grid.cells)
+    return probes * settings.training.num_probe_steps * settings.training.batch_size
 
 
 def _stored(spec: JobSpec) -> OfflineReferenceSet | None:
@@ -71,7 +79,12 @@ def _baseline_samples(spec: JobSpec) -> int:
 
 @dataclass(frozen=True)
 class PhaseEstimate:
-    """Rounds in a row that have the same settings, and what they cost together."""
+    """Rounds in a row that have the same settings, and what they cost together.
+
+    Attributes:
+        snapshots: Averages written beside the checkpoints, each of a checkpoint's size: ``ema_snapshot_stds``.
+        weights_in_states: How many times the weights the newest training states of all trials hold.
+    """
 
     first_round: int
     last_round: int
@@ -82,6 +95,8 @@ class PhaseEstimate:
     generated_images: int
     network_evaluations: int
     checkpoints: int
+    snapshots: int
+    weights_in_states: int
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class Estimate:
     network_evaluations: int
     checkpoints: int
     checkpoint_bytes: int
+    snapshot_bytes: int
     state_bytes: int
     phases: tuple[PhaseEstimate, ...]
 
@@ -111,17 +127,18 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
     phases = tuple(_phase(spec, first, last) for first, last in zip(firsts, lasts, strict=True))
     units = {"validate": 1, "baseline": 1}
     units |= {kind: sum(phase.units[kind] for phase in phases) for kind in phases[0].units}
-    trials, checkpoints = units["trial"], 1 + sum(phase.checkpoints for phase in phases)
+    checkpoints = 1 + sum(phase.checkpoints for phase in phases)
     evaluations = unit_cost(spec, 1).baseline + sum(phase.network_evaluations for phase in phases)
     return Estimate(
         units=units,
-        trials=trials,
+        trials=units["trial"],
         trained_images=sum(phase.trained_images for phase in phases),
         generated_images=_baseline_samples(spec) + sum(phase.generated_images for phase in phases),
         network_evaluations=evaluations,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoints * checkpoint_bytes,
-        state_bytes=trials * _STATE_SIZES * checkpoint_bytes,
+        snapshot_bytes=sum(phase.snapshots for phase in phases) * checkpoint_bytes,
+        state_bytes=sum(phase.weights_in_states for phase in phases) * checkpoint_bytes,
         phases=phases,
     )
 
@@ -138,6 +155,8 @@ def _phase(spec: JobSpec, first: int, last: int) -> PhaseEstimate:
         "confirm": rounds * finalists,
     }
     trained = trials * settings.training.num_steps * settings.training.batch_size
+    fakes = rounds * stored.num_samples if stored else trained + rounds * _probed_images(settings)
+    averages = len(settings.training.ema_snapshot_stds)
     return PhaseEstimate(
         first_round=first,
         last_round=last,
@@ -146,8 +165,10 @@ def _phase(spec: JobSpec, first: int, last: int) -> PhaseEstimate:
         trials=trials,
         trained_images=trained,
         generated_images=trials * evaluations * spec.evaluation.num_samples
-        + (rounds * stored.num_samples if stored else trained)
+        + fakes
         + units["confirm"] * (spec.confirm.num_samples if spec.confirm else 0),
         network_evaluations=round(sum(count * cost.of(kind) for kind, count in units.items())),
         checkpoints=trials * evaluations,
+        snapshots=trials * evaluations * averages,
+        weights_in_states=trials * (_STATE_SIZES + averages),
     )

@@ -86,6 +86,7 @@ class StorageEstimate(BaseModel):
 
     checkpoints: int = Field(description="Checkpoints at most: one for each evaluation, and the base.")
     checkpoint_bytes: int
+    snapshot_bytes: int = Field(description="Averages of `training.ema_snapshot_stds`: each at every evaluation.")
     state_bytes: int = Field(description="Newest training state of every trial.")
     input_bytes: int = Field(description="Base checkpoint, dataset and feature network.")
     total_bytes: int
@@ -110,10 +111,11 @@ class JobPlan(BaseModel):
     spec: StoredSpec = Field(description="The job as it would be accepted, preset filled in.")
     units: dict[UnitKind, int] = Field(description="Units of work by kind.")
     trials: int
-    trained_images: int = Field(description="Real images that all trials see; as many fakes come with them.")
+    trained_images: int = Field(description="Real images that all trials train on, without probes; as many fakes come.")
     generated_images: int = Field(description="Sampled images: reference sets and evaluations.")
     network_evaluations: int = Field(
-        description="Forward passes on one image, a training step counted as 3 for the target and 1 for the reference."
+        description="Forward passes on one image, a training step counted as 3 for the target and 1 for the reference; "
+        "the probes of beta 'auto' are part of it."
     )
     storage: StorageEstimate
     phases: list[PhasePlan] = Field(

@@ -47,9 +47,10 @@ def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
         storage=StorageEstimate(
             checkpoints=size.checkpoints,
             checkpoint_bytes=size.checkpoint_bytes,
+            snapshot_bytes=size.snapshot_bytes,
             state_bytes=size.state_bytes,
             input_bytes=sizes.total,
-            total_bytes=size.checkpoint_bytes + size.state_bytes + sizes.total,
+            total_bytes=size.checkpoint_bytes + size.snapshot_bytes + size.state_bytes + sizes.total,
         ),
         phases=[
             PhasePlan(

@@ -65,11 +65,22 @@ def test_create_job_dry_run_returns_the_plan_and_writes_nothing(client, inputs, 
     assert plan["storage"] == {
         "checkpoints": 9,
         "checkpoint_bytes": 9000,
+        "snapshot_bytes": 0,
         "state_bytes": 4 * 4 * 1000,
         "input_bytes": 1700,
         "total_bytes": 9000 + 16000 + 1700,
     }
     assert count(sessions, Job) == 0
+
+
+def test_dry_run_counts_averages_in_the_storage(client, inputs) -> None:
+    body = inputs.complete_body()
+    body["training"] |= {"ema_snapshot_stds": [0.05, 0.1, 0.2]}
+    storage = client.post("/jobs?dry_run=true", json=body).json()["storage"]
+    assert (storage["checkpoints"], storage["checkpoint_bytes"]) == (9, 9000)
+    assert storage["snapshot_bytes"] == 3 * 8 * 1000
+    assert storage["state_bytes"] == 4 * (4 + 3) * 1000
+    assert storage["total_bytes"] == 9000 + 24000 + 28000 + 1700
 
 
 def test_dry_run_shows_each_phase_of_settings(client, inputs) -> None:

@@ -9,8 +9,8 @@ from ddo_engine.errors import CorruptCheckpoint, Interrupted, InvalidSpec
 from ddo_engine.families.edm import EDMFamily
 from ddo_engine.families.protocol import LikelihoodRatios
 from ddo_engine.objective import ddo_loss
-from ddo_engine.probe import FEWEST_STEPS, num_probe_steps
 from ddo_engine.spec import TrainingSettings
+from ddo_engine.spec.settings import FEWEST_PROBE_STEPS
 from ddo_engine.state_file import SavedState, read_state, write_state
 from tests.disturbed_trials import killed_after_each_event
 from tests.engine_inputs import results, run_in_process
@@ -105,10 +105,10 @@ def test_large_alphas_count_alike(inputs, tmp_path):
     assert len(found_betas) == 1
 
 
-@pytest.mark.parametrize(("kimg", "num_steps"), [(0.064, 4), (0.64, FEWEST_STEPS), (1000, 6250), (1500, 9375)])
+@pytest.mark.parametrize(("kimg", "num_steps"), [(0.064, 4), (0.64, FEWEST_PROBE_STEPS), (1000, 6250), (1500, 9375)])
 def test_probe_without_a_length_takes_a_tenth_of_the_trial_and_some_steps_at_least(inputs, kimg, num_steps):
     training = inputs.train_spec()["training"] | {"kimg": kimg}
-    assert num_probe_steps(TrainingSettings.model_validate(training)) == num_steps
+    assert TrainingSettings.model_validate(training).num_probe_steps == num_steps
 
 
 def test_trial_with_auto_killed_after_any_event_and_run_again_equals_undisturbed(inputs, tmp_path):

@@ -90,6 +90,57 @@ def test_estimate_counts_rounds_with_their_own_settings() -> None:
     assert [(phase.first_round, phase.last_round, phase.trials) for phase in both.phases] == [(1, 2, 4), (3, 3, 1)]
 
 
+# 20 steps of 100 images make a trial of ``job_spec``; its probe takes 16 of them, each row 8 forward passes
+_PROBE = 1600 * 8
+
+
+@pytest.mark.parametrize(
+    ("known", "searched"),
+    [([0.5], ["auto"]), ([0.5, 1.0], [0.5, "auto"]), ([0.1, 0.5, 1.0], ["auto", 0.5, 1.0])],
+)
+def test_estimate_counts_the_probe_of_every_trial_that_looks_for_its_beta(known, searched) -> None:
+    plain, probed = (
+        estimate(job_spec(grid={"alpha": [2.0, 4.0], "beta": beta}), checkpoint_bytes=0) for beta in (known, searched)
+    )
+    assert probed.network_evaluations - plain.network_evaluations == 2 * 2 * _PROBE
+    # nothing of it is evaluated, kept, or part of the trial
+    same = ("units", "trained_images", "generated_images", "checkpoints")
+    assert [getattr(probed, name) for name in same] == [getattr(plain, name) for name in same]
+
+
+def test_estimate_counts_a_probe_in_the_rounds_that_have_one_and_as_long_as_it_is_there() -> None:
+    grid = {"alpha": [2.0, 4.0], "beta": ["auto"]}
+    later = [{"from_round": 2, "grid": grid}, {"from_round": 3, "training": {"probe_kimg": 0.45}}]
+    (plain,) = estimate(job_spec(rounds=1), checkpoint_bytes=0).phases
+    phases = estimate(job_spec(rounds=3, round_overrides=later), checkpoint_bytes=0).phases
+    more = [phase.network_evaluations - plain.network_evaluations for phase in phases]
+    assert more == [0, 2 * _PROBE, 2 * 500 * 8]
+
+
+def test_estimate_counts_the_fakes_that_a_probe_draws() -> None:
+    changes = {
+        "sampler": {"kind": "autoregressive", "num_scales": 10, "guidance_scale": 1.5},
+        "reference_set": {"kind": "online"},
+    }
+    plain, probed = (
+        estimate(job_spec(**changes, grid={"alpha": [2.0], "beta": beta}), checkpoint_bytes=0)
+        for beta in ([0.5], ["auto"])
+    )
+    assert probed.network_evaluations - plain.network_evaluations == 2 * (_PROBE + 1600 * 10)
+    assert probed.generated_images - plain.generated_images == 2 * 1600
+
+
+def test_estimate_counts_what_averages_take_where_there_are_any() -> None:
+    """From round 2 on, two trials a round write two averages at each of two evaluations, and hold them in the state."""
+    later = {"from_round": 2, "training": {"ema_snapshot_stds": [0.05, 0.1]}}
+    plain = estimate(job_spec(rounds=3), checkpoint_bytes=3)
+    more = estimate(job_spec(rounds=3, round_overrides=[later]), checkpoint_bytes=3)
+    assert (plain.snapshot_bytes, more.snapshot_bytes) == (0, 4 * 2 * 2 * 3)
+    assert plain.state_bytes == 6 * 4 * 3
+    assert more.state_bytes - plain.state_bytes == 4 * 2 * 3
+    assert (more.checkpoints, more.checkpoint_bytes) == (plain.checkpoints, plain.checkpoint_bytes)
+
+
 def _twice_as_long() -> dict[str, object]:
     return job_spec().training.model_dump() | {"kimg": 4.0}
 
