@@ -1,6 +1,6 @@
 """The OpenAPI document: FastAPI's, with the job's schemas put in, since its body is read by our own strict parser."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -136,7 +136,7 @@ def _job_schemas() -> dict[str, Any]:
 def _branch_schemas(schemas: Mapping[str, Any]) -> dict[str, Any]:
     """Return the body of a branch: any field of a job that it inherits, and of the objects in it, none required."""
     changed: dict[str, Any] = {}
-    _relax(_SPEC, [_all_fields(_SPEC, schemas)], schemas, changed, suffix=_CHANGED)
+    _relax(_SPEC, None, schemas, changed, suffix=_CHANGED)
     branch = changed.pop(_SPEC + _CHANGED)
     properties = {name: told for name, told in branch["properties"].items() if name not in NOT_IN_BRANCHES}
     point = BranchPoint.model_json_schema(ref_template=_REF + "{model}")["properties"]
@@ -145,37 +145,62 @@ def _branch_schemas(schemas: Mapping[str, Any]) -> dict[str, Any]:
     return changed | {_BRANCH: branch}
 
 
-def _all_fields(name: str, schemas: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {field: told.get("$ref", "").removeprefix(_REF) for field, told in schemas[name]["properties"].items()}
-    return {
-        field: _all_fields(below, schemas) if "properties" in schemas.get(below, {}) else None
-        for field, below in inner.items()
-    }
-
-
 def _relax(
     name: str,
-    filled: list[Mapping[str, Any]],
+    filled: Sequence[Any] | None,
     schemas: Mapping[str, Any],
     relaxed: dict[str, Any],
     suffix: str = _FROM_PRESET,
 ) -> str:
-    """Add a copy of ``schemas[name]`` that requires only what some of ``filled`` leaves out, and return its name."""
+    """Add a copy of ``schemas[name]`` for bodies that are laid over one of ``filled``, and return its name.
+
+    It requires only what none of them gives, so it never demands what the server does not.
+
+    Args:
+        name: Of an object's schema.
+        filled: What bodies may be laid over; None: something that gives every field.
+        schemas: All that there are.
+        relaxed: Where the copy goes, and those of the objects in it.
+        suffix: What its name has more.
+    """
     schema = deepcopy(schemas[name])
-    always = set.intersection(*(set(values) for values in filled))
-    schema["required"] = [field for field in schema.get("required", []) if field not in always]
-    for field in always:
-        inner = [values[field] for values in filled]
-        reference = schema["properties"][field].get("$ref", "")
-        if reference and all(isinstance(values, Mapping) for values in inner):
-            below = _relax(reference.removeprefix(_REF), inner, schemas, relaxed, suffix)
-            schema["properties"][field]["$ref"] = _REF + below
-    # a field of which a preset fills a part stays required where another part is left to the client
-    schema["required"] += [
-        field
-        for field in sorted(always & set(schemas[name].get("required", [])))
-        if relaxed.get(schema["properties"][field].get("$ref", "").removeprefix(_REF), {}).get("required")
-    ]
-    schema["title"] = name + suffix
-    relaxed[name + suffix] = schema
+    left_to_client = schema.get("required", [])
+    for field, told in schema["properties"].items():
+        given = None if filled is None else [values[field] for values in filled if field in values]
+        if given != [] and _relax_field(told, given, schemas, relaxed, suffix):
+            left_to_client = [other for other in left_to_client if other != field]
+    relaxed[name + suffix] = schema | {"title": name + suffix, "required": left_to_client}
     return name + suffix
+
+
+def _relax_field(
+    told: dict[str, Any],
+    filled: Sequence[Any] | None,
+    schemas: Mapping[str, Any],
+    relaxed: dict[str, Any],
+    suffix: str,
+) -> bool:
+    """Let a field, whose schema is ``told``, refer to relaxed copies of its objects, be it one or a union of several.
+
+    Returns:
+        Whether a body may leave it out: nothing in it is left to the client.
+    """
+    complete = True
+    for member in told.get("oneOf") or told.get("anyOf") or [told]:
+        name = member.get("$ref", "").removeprefix(_REF)
+        properties = schemas.get(name, {}).get("properties", {})
+        kind = properties.get("kind", {}).get("const")
+        fitting = None if filled is None else [values for values in filled if _is_laid_over(values, kind)]
+        if properties and fitting != []:
+            member["$ref"] = _REF + _relax(name, fitting, schemas, relaxed, suffix)
+            complete = complete and not relaxed[name + suffix]["required"]
+    if "oneOf" in told:
+        # a part of an object may fit several kinds: which it is, is said by what it is laid over
+        told["anyOf"] = told.pop("oneOf")
+        told.pop("discriminator", None)
+    return complete
+
+
+def _is_laid_over(values: Any, kind: str | None) -> bool:
+    """Whether an object of a kind is laid over values, as :func:`ddo_engine.presets.merge` has it, or replaces them."""
+    return isinstance(values, Mapping) and values.get("kind", kind) == kind
