@@ -51,6 +51,6 @@ def downgrade() -> None:
     op.create_unique_constraint("uq_artifacts_unit_id_role", "artifacts", ["unit_id", "role"])
     op.drop_column("artifacts", "name")
     op.drop_column("trials", "warnings")
+    op.execute("UPDATE trials SET beta = COALESCE(found_beta, 1) WHERE beta IS NULL")
     op.drop_column("trials", "found_beta")
-    op.execute("UPDATE trials SET beta = 1 WHERE beta IS NULL")
     op.alter_column("trials", "beta", nullable=False, comment=None)

@@ -5,9 +5,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy.orm import Session
 
 from deploy.local.migrations import alembic_config, migrate
-from service.models import Base
+from service.models import Base, Job, Round, Tenant, Trial, WorkUnit
+from service.statuses import UnitKind
 
 _CATALOG = {
     "columns": """
@@ -25,6 +27,25 @@ _CATALOG = {
 
 def _catalog(connection: Connection) -> set[tuple[object, ...]]:
     return {(kind, *row) for kind, query in _CATALOG.items() for row in connection.execute(text(query))}
+
+
+def _trials(session: Session, betas: list[tuple[float | None, float | None]]) -> None:
+    """Add a job with one trial for each (beta, found_beta)."""
+    tenant = Tenant(name="tenant")
+    session.add(tenant)
+    session.flush()
+    job = Job(tenant_id=tenant.id, spec={})
+    session.add(job)
+    session.flush()
+    round_ = Round(job_id=job.id, round_index=1)
+    session.add(round_)
+    session.flush()
+    for index, (beta, found) in enumerate(betas):
+        unit = WorkUnit(job_id=job.id, round_id=round_.id, kind=UnitKind.TRIAL, spec={})
+        session.add(unit)
+        session.flush()
+        cell = {"trial_index": index, "alpha": 1.0, "beta": beta, "found_beta": found, "warnings": []}
+        session.add(Trial(round_id=round_.id, unit_id=unit.id, **cell))
 
 
 def _engine(url: str) -> Engine:
@@ -72,3 +93,14 @@ def test_downgrade_to_nothing_and_back_restores_the_schema(database_url: str) ->
     migrate(database_url)
     with engine.connect() as connection:
         assert _catalog(connection) == before
+
+
+def test_downgrade_below_0003_keeps_the_beta_that_a_probe_found(database_url: str) -> None:
+    engine = _engine(database_url)
+    with Session(engine) as session, session.begin():
+        _trials(session, [(0.5, None), (None, 0.02), (None, None)])
+    command.downgrade(alembic_config(database_url), "0002")
+    with engine.connect() as connection:
+        betas = connection.execute(text("SELECT beta FROM trials ORDER BY trial_index")).scalars().all()
+    # without a probe's beta the old schema, which must have one, gets 1
+    assert betas == [0.5, 0.02, 1.0]
