@@ -76,10 +76,11 @@ def evaluations_of(session: Session, job_id: str) -> dict[str, list[Evaluation]]
 
 def lineages(session: Session, job_id: str) -> dict[str, list[str]]:
     """Return for each checkpoint of a job the ids from the base to itself, through all jobs that it branched from."""
-    columns = (Checkpoint.id, Checkpoint.parent_checkpoint_id)
+    columns = (Checkpoint.id, Checkpoint.parent_checkpoint_id, Checkpoint.job_id)
     chains = select(*columns).where(Checkpoint.job_id == job_id).cte("chains", recursive=True)
     chains = chains.union(select(*columns).join(chains, Checkpoint.id == chains.c.parent_checkpoint_id))
-    parents = dict(session.execute(select(chains.c.id, chains.c.parent_checkpoint_id)).all())
+    rows = session.execute(select(chains)).all()
+    parents = {row.id: row.parent_checkpoint_id for row in rows}
 
     def chain(checkpoint_id: str) -> Sequence[str]:
         ids: list[str] = []
@@ -89,4 +90,4 @@ def lineages(session: Session, job_id: str) -> dict[str, list[str]]:
             current = parents.get(current)
         return ids[::-1]
 
-    return {checkpoint_id: list(chain(checkpoint_id)) for checkpoint_id in parents}
+    return {row.id: list(chain(row.id)) for row in rows if row.job_id == job_id}

@@ -2,8 +2,10 @@
 
 import httpx
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.api.checkpoints.repository import lineages
 from service.models import Checkpoint, Job, WorkUnit
 from service.statuses import UnitKind
 from tests.job_rows import RowWorker
@@ -97,6 +99,9 @@ def test_branch_runs_from_the_stored_checkpoint_and_its_lineage_leads_back(clien
     base = winner(client, made["id"], 0)
     assert best["lineage"] == [*before["lineage"], base, best["id"]]
     assert len(before["lineage"]) == 3
+    with sessions() as session:
+        own = set(session.scalars(select(Checkpoint.id).where(Checkpoint.job_id == made["id"])))
+        assert lineages(session, made["id"]).keys() == own
 
 
 def test_job_may_name_a_checkpoint_as_its_base(client, inputs, job) -> None:
