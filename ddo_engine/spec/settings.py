@@ -231,7 +231,7 @@ class TrainingSettings(Settings):
     def num_probe_steps(self) -> int:
         """Steps of the probe that beta 'auto' is found by, on the first images of the run."""
         if self.probe_kimg is not None:
-            return -(-round(self.probe_kimg * 1000) // self.batch_size)
+            return max(-(-round(self.probe_kimg * 1000) // self.batch_size), 1)
         return min(max(round(self.num_steps * PROBE_SHARE), FEWEST_PROBE_STEPS), self.num_steps)
 
 

@@ -144,6 +144,12 @@ def test_ratios_that_do_not_move_are_refused_with_advice(inputs, tmp_path):
     assert caught.value.param == "objective.beta"
 
 
+def test_probe_of_less_than_an_image_takes_one_step_in_which_nothing_moves(inputs, tmp_path):
+    spec = inputs.train_spec(objective=AUTO, training={"probe_kimg": 0.0004})
+    with pytest.raises(InvalidSpec, match=r"probe of 1 steps: raise training\.probe_kimg"):
+        run_in_process("train", spec, tmp_path)
+
+
 def test_probe_trains_a_loss_without_a_sigmoid(inputs, tmp_path, monkeypatch):
     betas = []
 
