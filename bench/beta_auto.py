@@ -32,7 +32,7 @@ from ddo_engine.spec import (
     Metric,
     TrainSpec,
 )
-from examples.digits.demo import ASSETS, job_body
+from examples.digits import demo, families
 from examples.digits.families import EXAMPLES
 from examples.digits.make_dataset import make_dataset
 
@@ -53,16 +53,8 @@ class Case:
 def cases(folder: Path, names: Sequence[str]) -> Iterator[Case]:
     """Draw the fakes of each of these examples and yield it."""
     dataset, _ = make_dataset(folder)
-    bodies: dict[str, dict[str, Any]] = {"edm": job_body(dataset, seed=0)}
-    for name, example in EXAMPLES.items():
-        autoencoder = {} if example.autoencoder is None else {"autoencoder": example.autoencoder.as_uri()}
-        bodies[name] = {
-            "base_checkpoint": (ASSETS / f"{name}.safetensors").as_uri(),
-            "dataset": {"uri": dataset.as_uri(), "grey_levels": 17},
-            "feature_network": (ASSETS / "features.safetensors").as_uri(),
-            **autoencoder,
-            **example.settings,
-        }
+    bodies = {"edm": demo.job_body(dataset, seed=0)}
+    bodies |= {name: families.job_body(name, dataset, seed=0) for name in EXAMPLES}
     for name in names:
         yield _case(name, JobSpec.model_validate(bodies[name]), dataset, folder / name)
 

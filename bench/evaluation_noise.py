@@ -6,39 +6,32 @@ The base of examples/digits under the preset's sampler and feature network. Ever
 """
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from statistics import mean, stdev
 
-from ddo_engine.presets import PRESETS
+from ddo_engine.spec import EvaluateSpec, FileRef, JobSpec
+from examples.digits.demo import ASSETS, job_body
+from examples.digits.engine import evaluations_of, run_engine
 from examples.digits.make_dataset import make_dataset
-
-_ASSETS = Path(__file__).parents[1] / "examples/digits/assets"
+from service.stopping import noise_protocols
 
 
 def fids(folder: Path, dataset: Path, num_samples: int, num_seeds: int) -> list[float]:
-    """Return the base's FID under each seed."""
-    settings = PRESETS["digits"].settings
-    spec = {
-        "kind": "evaluate",
-        "checkpoint": str(_ASSETS / "base.safetensors"),
-        "dataset": str(dataset),
-        "feature_network": str(_ASSETS / "features.safetensors"),
-        "sampler": dict(settings["sampler"]),
-        "grey_levels": settings["dataset"]["grey_levels"],
-        "evaluations": [
-            {"num_samples": num_samples, "seed": index * num_samples, "neighbours": None} for index in range(num_seeds)
-        ],
-    }
-    path = folder / f"evaluate-{num_samples}.json"
-    path.write_text(json.dumps(spec), encoding="utf-8")
-    command = [sys.executable, "-m", "ddo_engine", "evaluate", str(path), "--workdir", str(folder / str(num_samples))]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    events = [json.loads(line) for line in done.stdout.splitlines()]
-    return [event["metrics"]["fid"] for event in events if event["type"] == "evaluation"]
+    """Return the base's FID under each seed that such a job would measure its noise by: the deciding one and others."""
+    body = job_body(dataset, seed=0)
+    body |= {"confirm": None, "evaluation": {"num_samples": num_samples, "neighbours": None}}
+    job = JobSpec.model_validate(body | {"stop": {"noise_seeds": num_seeds - 1}})
+    spec = EvaluateSpec(
+        checkpoint=FileRef(path=str(ASSETS / "base.safetensors")),
+        dataset=FileRef(path=str(dataset)),
+        feature_network=FileRef(path=str(ASSETS / "features.safetensors")),
+        sampler=job.sampler,
+        grey_levels=job.dataset.grey_levels,
+        evaluations=(job.evaluation, *noise_protocols(job)),
+    )
+    events = run_engine(spec, folder / str(num_samples))
+    return [evaluation.metrics["fid"] for evaluation in evaluations_of(events)]
 
 
 def main() -> None:

@@ -2,14 +2,17 @@
 
     python -m bench.kill_ranks --kills 20
 
-A tiny EDM under torchrun on the CPU. Each time the trial is started, a rank and a moment are drawn: most moments lie
-in training, some in the start of the processes. It prints every kill: who, when, what state that start had gone on
-from, how long the other processes then lived, and, whenever a trial ends, whether all of its files have the hashes of
-the undisturbed run; then the next one starts from nothing. The exit status says it too. Ten to thirty seconds a kill
-on two cores.
+A tiny EDM under torchrun on the CPU. Each time the trial is started, a rank and a moment are drawn: for every fourth
+kill from the start of the processes to when the undisturbed run told its first progress; for the others from the first
+progress of this very start on, as long as the undisturbed run took from there to its end. A start that ends before its
+moment is no kill. It prints every kill: who, where it really came, when, what state that start had gone on from, how
+long the other processes then lived, and, whenever a trial ends, whether all of its files have the hashes of the
+undisturbed run; then the next one starts from nothing. The exit status says it too. Some ten seconds a kill on two idle
+cores.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -17,8 +20,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,83 @@ from ddo_engine.files import sha256_of
 from tests.engine_inputs import REPOSITORY, EngineInputs, make_inputs
 
 NUM_PROCESSES = 2
+KILLS_PER_STARTUP = 4  # of so many kills one is aimed at the start of the processes
 LONGEST_RUN_SECONDS = 180.0
 TRAINING = {"kimg": 12.8, "evaluate_every_kimg": 3.2, "save_state_every_kimg": 0.16}
+
+
+@dataclass
+class Run:
+    """One start of the trial and the events that it has told so far.
+
+    Attributes:
+        process: Torchrun.
+        started: When, monotonic seconds.
+        events: In order.
+        first_progress: When it came.
+    """
+
+    process: subprocess.Popen[str]
+    started: float = field(default_factory=time.monotonic)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    first_progress: float | None = None
+
+    def __post_init__(self) -> None:
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if not line.endswith("\n"):
+                return  # whoever wrote it was killed
+            event = json.loads(line)
+            if self.first_progress is None and event["type"] == "progress" and event["phase"] == "training":
+                self.first_progress = time.monotonic()
+            self.events.append(event)
+
+    def finish(self) -> int:
+        """Wait for the end of all processes; return torchrun's exit status."""
+        status = self.process.wait(LONGEST_RUN_SECONDS)
+        self._reader.join(LONGEST_RUN_SECONDS)
+        return status
+
+    @property
+    def ranks(self) -> list[int]:
+        """Process ids of the ranks, in order; fewer while they start."""
+        try:
+            children = psutil.Process(self.process.pid).children()
+            return [child.pid for child in sorted(children, key=lambda child: child.environ()["RANK"])]
+        except (psutil.Error, KeyError, OSError):
+            return []
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When to kill: in the start of the processes, or in training.
+
+    Attributes:
+        in_training: Which.
+        share: Of it, in [0, 1).
+    """
+
+    in_training: bool
+    share: float
+
+    def has_come(self, run: Run, undisturbed: "Seconds") -> bool:
+        """Tell whether it is time, by how long the undisturbed run took."""
+        if not self.in_training:
+            return time.monotonic() - run.started >= self.share * undisturbed.startup
+        since = run.first_progress
+        return since is not None and time.monotonic() - since >= self.share * undisturbed.training
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """How long the undisturbed run took to its first progress, and from there to its end."""
+
+    startup: float
+    training: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +117,7 @@ class Kill:
 
     Attributes:
         rank: Who was killed; None: the trial had ended before.
+        in_training: Whether progress had been told.
         after_seconds: Since torchrun was started.
         resumed_from_kimg: What this start went on from, if it came so far.
         survived_seconds: From the kill to the end of the last process.
@@ -45,10 +125,20 @@ class Kill:
     """
 
     rank: int | None
+    in_training: bool
     after_seconds: float
     resumed_from_kimg: float | None
     survived_seconds: float
     exit_status: int
+
+    def row(self, number: int) -> str:
+        """Return a line of the table."""
+        where = "training" if self.in_training else "start-up"
+        resumed = "–" if self.resumed_from_kimg is None else f"{self.resumed_from_kimg:.2f}"
+        return (
+            f"{number:4d}  {self.rank:4d}  {where}  {self.after_seconds:7.2f}  {resumed:>17}"
+            f"  {self.survived_seconds:20.2f}  {self.exit_status:11d}"
+        )
 
 
 def main() -> int:
@@ -62,14 +152,13 @@ def main() -> int:
         folder = Path(name)
         inputs = make_inputs(folder / "inputs")
         undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-        started = time.monotonic()
-        assert finish(start(inputs, undisturbed)) == 0, "the undisturbed run failed"
-        length = time.monotonic() - started
-        print(f"undisturbed: {length:.1f} s", flush=True)
-        print("kill  rank  after s  went on from kimg  others ended after s  exit status", flush=True)
+        seconds = time_undisturbed(inputs, undisturbed)
+        print(f"undisturbed: {seconds.startup:.1f} s to the first progress, {seconds.training:.1f} s of training")
+        print("kill  rank  in        after s  went on from kimg  others ended after s  exit status", flush=True)
         expected, done, since, equal = hashes(undisturbed), 0, 0, True
         while done < options.kills:
-            kill = kill_one(inputs, disturbed, dice.randrange(NUM_PROCESSES), dice.uniform(0.0, 0.6 * length))
+            moment = Moment((done + 1) % KILLS_PER_STARTUP != 0, dice.random())
+            kill = kill_one(inputs, disturbed, dice.randrange(NUM_PROCESSES), moment, seconds)
             if kill.rank is None:
                 equal &= compare(disturbed, expected, since)
                 since = 0
@@ -77,16 +166,20 @@ def main() -> int:
                     path.unlink()
                 continue
             done, since = done + 1, since + 1
-            resumed = "–" if kill.resumed_from_kimg is None else f"{kill.resumed_from_kimg:.2f}"
-            print(
-                f"{done:4d}  {kill.rank:4d}  {kill.after_seconds:7.2f}  {resumed:>17}  {kill.survived_seconds:20.2f}"
-                f"  {kill.exit_status:11d}",
-                flush=True,
-            )
-        assert finish(start(inputs, disturbed)) == 0, "the last run failed"
+            print(kill.row(done), flush=True)
+        assert start(inputs, disturbed).finish() == 0, "the last run failed"
         equal &= compare(disturbed, expected, since)
         print(f"{done} kills: {'all files equal those of the undisturbed run' if equal else 'files DIFFER'}")
         return 0 if equal else 1
+
+
+def time_undisturbed(inputs: EngineInputs, workdir: Path) -> Seconds:
+    """Run the trial from start to end."""
+    run = start(inputs, workdir)
+    assert run.finish() == 0, "the undisturbed run failed"
+    ended = time.monotonic()
+    assert run.first_progress is not None
+    return Seconds(run.first_progress - run.started, ended - run.first_progress)
 
 
 def compare(workdir: Path, expected: dict[str, str], num_kills: int) -> bool:
@@ -101,59 +194,46 @@ def compare(workdir: Path, expected: dict[str, str], num_kills: int) -> bool:
     return equal
 
 
-def start(inputs: EngineInputs, workdir: Path) -> subprocess.Popen[str]:
+def start(inputs: EngineInputs, workdir: Path) -> Run:
     """Start or resume the trial."""
     workdir.mkdir(exist_ok=True)
     spec = workdir / "spec.json"
     spec.write_text(json.dumps(inputs.train_spec(training=TRAINING)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(NUM_PROCESSES)]
-    return subprocess.Popen(
-        [*torchrun, "-m", "ddo_engine", "train", str(spec), "--workdir", str(workdir), "--device", "cpu"],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
+    return Run(
+        subprocess.Popen(
+            [*torchrun, "-m", "ddo_engine", "train", str(spec), "--workdir", str(workdir), "--device", "cpu"],
+            cwd=REPOSITORY,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
     )
 
 
-def finish(process: subprocess.Popen[str]) -> int:
-    """Wait for the end of a run."""
-    process.communicate(timeout=LONGEST_RUN_SECONDS)
-    return process.returncode
-
-
-def kill_one(inputs: EngineInputs, workdir: Path, rank: int, after_seconds: float) -> Kill:
+def kill_one(inputs: EngineInputs, workdir: Path, rank: int, moment: Moment, undisturbed: Seconds) -> Kill:
     """Start the trial, kill a rank, and wait for all to end."""
-    process = start(inputs, workdir)
-    started = time.monotonic()
+    run = start(inputs, workdir)
     pids: list[int] = []
-    while process.poll() is None and (len(pids) < NUM_PROCESSES or time.monotonic() - started < after_seconds):
-        pids = ranks_of(process)
+    while run.process.poll() is None and (len(pids) < NUM_PROCESSES or not moment.has_come(run, undisturbed)):
+        pids = run.ranks
         time.sleep(0.01)
-    killed_at = time.monotonic()
-    if process.poll() is None:
-        os.kill(pids[rank], signal.SIGKILL)
-    output, _ = process.communicate(timeout=LONGEST_RUN_SECONDS)
+    killed_at, in_training = time.monotonic(), run.first_progress is not None
+    if run.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(pids[rank], signal.SIGKILL)
+    status = run.finish()
     assert not any(psutil.pid_exists(pid) for pid in pids), "a process was left behind"
-    events: list[dict[str, Any]] = [json.loads(line) for line in output.splitlines(keepends=True) if line[-1] == "\n"]
-    ended = any(event["type"] == "finished" for event in events)
+    ended = any(event["type"] == "finished" for event in run.events)
     return Kill(
         None if ended else rank,
-        killed_at - started,
-        events[0].get("resumed_from_kimg") if events else None,
+        in_training,
+        killed_at - run.started,
+        run.events[0].get("resumed_from_kimg") if run.events else None,
         time.monotonic() - killed_at,
-        process.returncode,
+        status,
     )
-
-
-def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    """Return the process ids of the ranks, in order; fewer while they start."""
-    try:
-        children = psutil.Process(process.pid).children()
-        return [child.pid for child in sorted(children, key=lambda child: child.environ()["RANK"])]
-    except (psutil.Error, KeyError, OSError):
-        return []
 
 
 def hashes(workdir: Path) -> dict[str, str]:

@@ -3,14 +3,16 @@
     python -m bench.presets [--preset NAME …] [--batch 1] [--folder DIR]
 
 Weights and images are random; the settings are the preset's for its first trial, the batch is as small as told, and
-the trial ends after two steps. Peak memory is that of the engine's process; beside it stands the floor: target,
-reference and average, gradients and Adam's two moments, four bytes a weight. Where the floor alone exceeds the memory
-that is free, or nearly, the preset is not started, and the table says so.
+the trial ends after two steps. Peak memory is what the engine's event ``performance`` says after the last of them,
+before files are written; beside it stands the floor: target, reference and average, gradients and Adam's two moments,
+four bytes a weight. Where the floor alone exceeds the memory that is free, or nearly, the preset is not started, and
+the table says so.
 """
 
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -169,7 +171,7 @@ def _write_images(path: Path, spec: JobSpec, architecture: Architecture) -> None
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a preset: seconds and bytes of the engine's process, or why there are none.
+    """What became of a preset: seconds and peak of the engine's process, or why there are none.
 
     ``processor_seconds`` counts all its threads: on a busy machine the better measure.
     """
@@ -208,20 +210,18 @@ def try_preset(preset: str, batch_size: int, folder: Path) -> Outcome:
         subprocess.run([*make, "--folder", name], check=True, cwd=_REPOSITORY)
         command = [sys.executable, "-m", "ddo_engine", "train", "trial.json", "--workdir", "out"]
         with (here / "events").open("wb") as events, (here / "log").open("wb") as log:
-            started = time.monotonic()
+            started, processors_before = time.monotonic(), _processor_seconds_of_children()
             environment = os.environ | {"PYTHONPATH": str(_REPOSITORY)}
-            process = subprocess.Popen(command, cwd=here, stdout=events, stderr=log, env=environment)
-            try:
-                _, status, usage = os.wait4(process.pid, 0)
-            except BaseException:
-                process.kill()
-                raise
-            process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.monotonic() - started
+            done = subprocess.run(command, check=False, cwd=here, stdout=events, stderr=log, env=environment)
+        seconds, processors = time.monotonic() - started, _processor_seconds_of_children() - processors_before
         told = [json.loads(line) for line in (here / "events").read_text(encoding="utf-8").splitlines()]
-    note = _verdict(told, process.returncode)
-    processor_seconds = usage.ru_utime + usage.ru_stime
-    return Outcome(preset, outcome.num_parameters, seconds, processor_seconds, usage.ru_maxrss * 1024, note)
+    peak = max((event["peak_memory_bytes"] for event in told if event["type"] == "performance"), default=0)
+    return Outcome(preset, outcome.num_parameters, seconds, processors, peak, _verdict(told, done.returncode))
+
+
+def _processor_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _verdict(events: list[dict[str, Any]], returncode: int) -> str:
