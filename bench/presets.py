@@ -47,7 +47,7 @@ from deploy.local.processes import signals_as_exceptions
 _REPOSITORY = Path(__file__).parents[1]
 _GB = 1e9
 _STEPS, _COPIES, _BYTES = 2, 6, 4
-# A trial of one row took 1.26 (VAR-d16) and 1.31 (EDM2-S) times its floor; larger networks have less beside weights.
+# A trial of one row took 1.30 (EDM2-S), 1.25 (VAR-d16) and 1.19 (EDM2-L) times its floor: less beside larger weights.
 _ROOM = 1.2
 _NUM_IMAGES = 8
 
