@@ -1,9 +1,12 @@
-"""A tensor that lies in a file: described without being read, read without being mapped.
+"""A tensor that lies in a file: described without being read, mapped while it is copied into memory.
 
-Mapped pages count as memory of the process, so that a checkpoint read through a mapping takes twice its size. Reads
-into place take its size, and copies from file to file take one piece at a time.
+Mapped pages count as memory of the process, so that a checkpoint that is copied out of one mapping takes twice its
+size. Here each tensor has a mapping of its own, as long as its copy takes: a checkpoint takes its size, and once more
+that of one tensor. Copies from file to file are read, a piece at a time.
 """
 
+import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
@@ -66,12 +69,24 @@ class StoredTensor:
         """
         flat = torch.empty(prod(self.shape), dtype=self.dtype)
         if flat.numel():
-            with self.path.open("rb") as file:
-                file.seek(self.offset)
-                self._fill(file.readinto(flat.view(torch.uint8).numpy().data), self.num_bytes)
+            flat.view(torch.uint8).copy_(self._mapped())
         if self.strides is None:
             return flat.view(self.shape).to(device)
         return flat.as_strided(self.shape, self.strides).to(device).contiguous()
+
+    def _mapped(self) -> Tensor:
+        """Return the bytes in the file, uint8; they are unmapped with the last reference to them.
+
+        Raises:
+            CorruptCheckpoint: The file has become shorter.
+        """
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
+        with self.path.open("rb") as file:
+            end = self.offset + self.num_bytes
+            self._fill(min(os.fstat(file.fileno()).st_size, end) - self.offset, self.num_bytes)
+            # A copy on write that nobody writes to: torch warns of what cannot be written.
+            mapping = mmap.mmap(file.fileno(), end - start, access=mmap.ACCESS_COPY, offset=start)
+        return torch.frombuffer(mapping, dtype=torch.uint8, offset=self.offset - start)
 
     def _fill(self, num_read: int, num_wanted: int) -> None:
         if num_read != num_wanted:

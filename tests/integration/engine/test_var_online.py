@@ -147,7 +147,7 @@ def test_cca_trial_needs_no_fakes_and_starts_at_ratio_0(var_inputs, tmp_path):
 
 
 def test_cca_of_a_diffusion_model_is_refused(inputs, tmp_path):
-    spec = inputs.train_spec(objective={"kind": "cca", "alpha": 2.0, "beta": 0.02})
+    spec = inputs.train_spec(objective={"kind": "cca", "alpha": 2.0, "beta": 0.02}, reference_set=...)
     with pytest.raises(InvalidSpec, match="class-conditional VAR") as error:
         run_in_process("train", spec, tmp_path)
     assert error.value.param == "objective.kind"
