@@ -8,14 +8,16 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Companions:
-    """An autoencoder is attached to its model, a guide is handed to the sampler; numbers depend on both.
+    """An autoencoder is attached to its model, the others are handed to the sampler; numbers depend on all.
 
     Attributes:
         guide: What guides samples; None without.
+        discriminator: What corrects them; None without.
         sha256s: Of their files, by the names that protocols, states and manifests give them.
     """
 
     guide: nn.Module | None = None
+    discriminator: nn.Module | None = None
     sha256s: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -46,7 +46,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     context.announce("evaluate")
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
-    check_sampler(checkpoint, models.guide, spec.sampler)
+    check_sampler(checkpoint, models.companions, spec.sampler)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)

@@ -41,7 +41,7 @@ def run(spec: GenerateSpec, context: RunContext) -> None:
     context.announce("generate")
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
-    check_sampler(checkpoint, models.guide, spec.sampler)
+    check_sampler(checkpoint, models.companions, spec.sampler)
     dataset = None
     if spec.dataset is not None:
         verified_sha256(spec.dataset, "dataset")
@@ -72,7 +72,8 @@ def _draw(
                 checkpoint.family,
                 seeds,
                 spec.sampler,
-                guide=models.guide,
+                guide=models.companions.guide,
+                discriminator=models.companions.discriminator,
                 class_counts=class_counts,
                 grey_levels=spec.grey_levels,
             )

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
+from ddo_engine.companions import Companions
 from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
@@ -191,13 +192,13 @@ def check_features_vary(features_ND: Tensor) -> None:
         )
 
 
-def check_sampler(checkpoint: LoadedCheckpoint, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+def check_sampler(checkpoint: LoadedCheckpoint, companions: Companions, sampler: SamplerSettings) -> None:
     """Refuse settings that the checkpoint's family cannot sample with, before anything is spent.
 
     Raises:
         InvalidSpec: Naming the setting.
     """
-    checkpoint.family.check_sampler(checkpoint.model, guide, sampler)
+    checkpoint.family.check_sampler(checkpoint.model, companions.guide, sampler, companions.discriminator)
 
 
 def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, dataset: DatasetInfo | None) -> None:

@@ -1,6 +1,7 @@
-"""The networks that a unit names: the checkpoint, the autoencoder behind it, and the network that guides it."""
+"""The networks that a unit names: the checkpoint, the autoencoder behind it, and what guides and corrects it."""
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import nn
@@ -8,8 +9,9 @@ from torch import nn
 from ddo_engine.checkpoint import LoadedCheckpoint, info_of
 from ddo_engine.companions import Companions
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
+from ddo_engine.families.discriminator.network import Discriminator
 from ddo_engine.inputs import open_checkpoint, verified_sha256
-from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec
+from ddo_engine.spec import DiscriminatorSpec, FileRef, UnitSpec
 
 
 @dataclass(frozen=True)
@@ -24,66 +26,77 @@ class UnitModels:
     checkpoint: LoadedCheckpoint
     companions: Companions
 
-    @property
-    def guide(self) -> nn.Module | None:
-        """What guides samples; None without."""
-        return self.companions.guide
 
-
-def open_models(spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, device: torch.device) -> UnitModels:
+def open_models(spec: UnitSpec, device: torch.device) -> UnitModels:
     """Load a unit's networks and put them together.
 
     Raises:
         CorruptCheckpoint: One of them cannot be read.
-        IncompatibleInputs: They do not belong together, or the checkpoint is itself an autoencoder.
+        IncompatibleInputs: They do not belong together, or the checkpoint is none of a model that draws images.
         InvalidSpec: A file is not the one that the spec means.
     """
     verified_sha256(spec.checkpoint, "checkpoint")
     checkpoint = open_checkpoint(spec.checkpoint, device)
     _require_generative(checkpoint)
-    autoencoder = _open_companion(spec.autoencoder, "autoencoder", device)
-    guide = _open_companion(spec.guide, "guide", device)
-    if autoencoder is not None:
-        checkpoint.family.attach_autoencoder(checkpoint.model, autoencoder.model)
+    files: dict[str, FileRef | None] = {"autoencoder": spec.autoencoder}
+    if not isinstance(spec, DiscriminatorSpec):
+        files |= {"guide": spec.guide, "discriminator": spec.discriminator}
+    loaded = {name: _open_companion(file, name, device) for name, file in files.items() if file is not None}
+    if "autoencoder" in loaded:
+        checkpoint.family.attach_autoencoder(checkpoint.model, loaded["autoencoder"].model)
         checkpoint = replace(checkpoint, info=info_of(checkpoint.manifest, checkpoint.model))
     elif checkpoint.info.space != "pixels":
         raise IncompatibleInputs(
             f"the checkpoint works on {checkpoint.info.space}: name the autoencoder that maps them to pixels",
             param="autoencoder",
         )
-    if guide is not None and guide.family is not checkpoint.family:
+    if "guide" in loaded and loaded["guide"].family is not checkpoint.family:
         raise IncompatibleInputs(
-            f"the guide is of the family {guide.manifest.family!r}, the checkpoint of {checkpoint.manifest.family!r}: "
-            "choose a guide of the checkpoint's family",
+            f"the guide is of the family {loaded['guide'].manifest.family!r}, the checkpoint of "
+            f"{checkpoint.manifest.family!r}: choose a guide of the checkpoint's family",
             param="guide",
         )
-    files = {"autoencoder": spec.autoencoder, "guide": spec.guide}
     sha256s = {f"{name}_sha256": verified_sha256(file, name) for name, file in files.items() if file is not None}
-    return UnitModels(checkpoint, Companions(None if guide is None else guide.model, sha256s))
+    networks: dict[str, nn.Module] = {name: each.model for name, each in loaded.items()}
+    return UnitModels(checkpoint, Companions(networks.get("guide"), networks.get("discriminator"), sha256s))
+
+
+def _use_of(checkpoint: LoadedCheckpoint) -> Literal["autoencoder", "discriminator", "model"]:
+    if getattr(checkpoint.model, "is_autoencoder", False):
+        return "autoencoder"
+    return "discriminator" if isinstance(checkpoint.model, Discriminator) else "model"
 
 
 def _require_generative(checkpoint: LoadedCheckpoint) -> None:
-    if getattr(checkpoint.model, "is_autoencoder", False):
+    use = _use_of(checkpoint)
+    if use != "model":
+        what = {
+            "autoencoder": ("an autoencoder", "works behind it"),
+            "discriminator": ("a discriminator", "it was trained for"),
+        }
+        is_a, whose = what[use]
         raise IncompatibleInputs(
-            f"the checkpoint is an autoencoder ({checkpoint.info.network}), which draws no images: name it as "
-            "'autoencoder', and the model that works behind it as the checkpoint",
+            f"the checkpoint is {is_a} ({checkpoint.info.network}), which draws no images: name it as '{use}', and the "
+            f"model that {whose} as the checkpoint",
             param="base_checkpoint",
         )
 
 
-def _open_companion(file: FileRef | None, param: str, device: torch.device) -> LoadedCheckpoint | None:
-    if file is None:
-        return None
+def _open_companion(file: FileRef, param: str, device: torch.device) -> LoadedCheckpoint:
     loaded = open_checkpoint(file, device, param)
-    is_autoencoder = getattr(loaded.model, "is_autoencoder", False)
-    if param == "autoencoder" and not is_autoencoder:
+    use = _use_of(loaded)
+    if param == "autoencoder" and use != "autoencoder":
         raise InvalidSpec(
             f"autoencoder: a {loaded.info.network} is not an autoencoder: give a VQVAE or an AutoencoderKL", param=param
         )
-    if param == "guide" and is_autoencoder:
+    if param == "guide" and use == "autoencoder":
         raise InvalidSpec(
             f"guide: a {loaded.info.network} is an autoencoder, which cannot guide: give a model of the checkpoint's "
             "family, or leave the guide out",
             param=param,
+        )
+    if param == "discriminator" and use != "discriminator":
+        raise InvalidSpec(
+            f"discriminator: a {loaded.info.network} is none: give what a unit 'discriminator' has written", param=param
         )
     return loaded

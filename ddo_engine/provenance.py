@@ -23,7 +23,7 @@ class InputHashes:
         dataset: The images.
         reference_set: Its shards, in order; empty for MLE.
         feature_network: None without evaluation.
-        companions: Of autoencoder and guide, where there are any.
+        companions: Of autoencoder, guide and discriminator, where there are any.
     """
 
     base: str
@@ -51,7 +51,6 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
             "objective",
             "training",
             "online_reference_set",
-            "sampler",
             "evaluation",
             "dataset_reading",
             "grey_levels",
@@ -59,7 +58,7 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
         },
         exclude={"training": set(NOT_OF_THE_COURSE)},
     )
-    return settings | hashes.as_provenance()
+    return settings | {"sampler": spec.sampler.as_protocol()} | hashes.as_provenance()
 
 
 def trial_provenance(
@@ -83,9 +82,9 @@ def trial_provenance(
         found_beta: What the probe found, where the objective's beta is 'auto'.
     """
     settings = spec.model_dump(
-        mode="json", include={"objective", "training", "online_reference_set", "sampler", "dataset_reading", "seed"}
+        mode="json", include={"objective", "training", "online_reference_set", "dataset_reading", "seed"}
     )
-    provenance = hashes.as_provenance() | settings
+    provenance = hashes.as_provenance() | settings | {"sampler": spec.sampler.as_protocol()}
     provenance |= {
         "kimg": kimg,
         "step": step,

@@ -70,6 +70,7 @@ def generate_images(
     sampler: SamplerSettings,
     *,
     guide: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
     class_counts: Sequence[int] = (),
     grey_levels: int = 256,
     on_progress: Callable[[int], None] | None = None,
@@ -82,6 +83,7 @@ def generate_images(
         seeds: One per image; image i depends on seed i alone.
         sampler: Sampler settings.
         guide: The network that guides, if the settings ask for it.
+        discriminator: The network that corrects, if the settings ask for it.
         class_counts: Images per class of the dataset, for ``labels='dataset'``.
         grey_levels: Round every pixel to that many equally spaced values, as the dataset's are.
         on_progress: Called with the number of finished images after every batch.
@@ -104,7 +106,7 @@ def generate_images(
             labels_B = family.draw_labels(model, batch_seeds)
         if labels_B is not None:
             labels.append(labels_B)
-        images_BCHW = _sample_padded(model, family, batch_seeds, labels_B, sampler, guide)
+        images_BCHW = _sample_padded(model, family, batch_seeds, labels_B, sampler, guide, discriminator)
         batches.append(round_to_grey_levels(images_BCHW, grey_levels))
         if on_progress is not None:
             on_progress(start + len(batch_seeds))
@@ -118,6 +120,7 @@ def sample(
     labels: Sequence[int] | Tensor | None = None,
     sampler: SamplerSettings | None = None,
     guide: nn.Module | None = None,
+    discriminator: nn.Module | None = None,
 ) -> Tensor:
     """Draw one image per seed, about ``sampler.batch_size`` of them per network call.
 
@@ -129,13 +132,14 @@ def sample(
             ``sampler.labels = "balanced"``, takes seed mod number of classes.
         sampler: How to draw; None takes the family's default (EDM's for CIFAR-10, EDM2's, VAR without guidance).
         guide: The network that guides, for ``sampler.guidance_scale``; see the sampler's settings.
+        discriminator: The network that corrects, for ``sampler.discriminator_weight``.
 
     Returns:
         uint8, shape (B, C, H, W), on the CPU.
 
     Raises:
         ValueError: No seeds, or others than integers; or not as many labels as seeds, each a class of the model.
-        InvalidSpec: The sampler is not one for the model's family, or guidance has no guide.
+        InvalidSpec: The sampler is not one for the model's family, or guidance has no guide or no discriminator.
         NonFiniteLoss: The model draws NaN or infinite pixels.
     """
     family = get_family(str(model.family))
@@ -155,6 +159,7 @@ def sample(
                 None if labels_B is None else labels_B[start : start + batch_size],
                 sampler,
                 guide,
+                discriminator,
             )
             for start in range(0, len(seeds), batch_size)
         ]
@@ -205,6 +210,7 @@ def _sample_padded(
     labels_B: Tensor | None,
     sampler: SamplerSettings,
     guide: nn.Module | None,
+    discriminator: nn.Module | None,
 ) -> Tensor:
     """Draw a batch in network calls of a number of rows that does not depend on what else is drawn.
 
@@ -215,4 +221,5 @@ def _sample_padded(
     missing = rows - len(seeds)
     padded_seeds = [*seeds, *[seeds[-1]] * missing]
     padded_labels = None if labels_B is None else torch.cat([labels_B, labels_B[-1:].expand(missing)])
-    return family.sample(model, padded_seeds, padded_labels, sampler, guide=guide)[: len(seeds)]
+    images_BCHW = family.sample(model, padded_seeds, padded_labels, sampler, guide=guide, discriminator=discriminator)
+    return images_BCHW[: len(seeds)]

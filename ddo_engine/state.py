@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ddo_engine.alarms import Alarms
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families.protocol import Family
+from ddo_engine.log import log
 from ddo_engine.loss_scale import make_loss_scaler
 from ddo_engine.optimization import make_optimizer
 from ddo_engine.spec import TrainingSettings
@@ -104,8 +105,7 @@ class TrainingState:
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
         for index, snapshot in enumerate(self.snapshots.values()):
             tensors |= {f"snapshot.{index}.{name}": tensor for name, tensor in snapshot.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+        tensors |= optimizer_tensors(self.optimizer)
         tensors["window"] = self.window.sums_K
         header = StateHeader(
             identity=identity,
@@ -129,16 +129,11 @@ class TrainingState:
             CorruptCheckpoint: Its tensors are not those of this model.
         """
         try:
-            self.target_model.load_state_dict(_below("target.", saved.tensors), strict=True)
-            self.ema_model.load_state_dict(_below("ema.", saved.tensors), strict=True)
+            self.target_model.load_state_dict(below("target.", saved.tensors), strict=True)
+            self.ema_model.load_state_dict(below("ema.", saved.tensors), strict=True)
             for number, snapshot in enumerate(self.snapshots.values()):
-                snapshot.load_state_dict(_below(f"snapshot.{number}.", saved.tensors), strict=True)
-            optimizer_state: dict[int, dict[str, Tensor]] = {}
-            for name, tensor in _below("optimizer.", saved.tensors).items():
-                index, moment = name.split(".")
-                optimizer_state.setdefault(int(index), {})[moment] = tensor
-            groups = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": optimizer_state, "param_groups": groups})
+                snapshot.load_state_dict(below(f"snapshot.{number}.", saved.tensors), strict=True)
+            load_optimizer(self.optimizer, saved.tensors)
             self.window.sums_K.copy_(saved.tensors["window"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise CorruptCheckpoint(
@@ -180,7 +175,34 @@ def check_belongs_to(saved: SavedState, identity: Mapping[str, Any]) -> None:
         )
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the moments of an optimizer as a state file names them."""
+    moments = optimizer.state_dict()["state"]
+    return {f"optimizer.{index}.{name}": tensor for index, own in moments.items() for name, tensor in own.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up the moments that :func:`optimizer_tensors` named; the groups stay as they are.
+
+    Raises:
+        ValueError: They are not those of the optimizer's parameters.
+    """
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in below("optimizer.", tensors).items():
+        index, moment = name.split(".")
+        moments.setdefault(int(index), {})[moment] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def warn_of_other_numerics(saved: SavedState, device: torch.device) -> None:
+    """Say so where the numbers of a state were computed by other means than those at hand."""
+    theirs, ours = dict(saved.header.numerics), numerics_of(device)
+    if theirs != ours:
+        log.warning("the state was written under %s, this is %s: results may differ in their last bits", theirs, ours)
+
+
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start so, under the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

@@ -3,13 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from ddo_engine.batches import BatchSource, DataOrder, concatenated
+from ddo_engine.batches import BatchSource, DataOrder
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset
 from ddo_engine.device import out_of_memory_blames
-from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs, InvalidSpec
+from ddo_engine.errors import CorruptCheckpoint, InvalidSpec
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.inputs import (
     check_features_fit_dataset,
@@ -22,7 +20,6 @@ from ddo_engine.inputs import (
     open_feature_network,
     verified_sha256,
 )
-from ddo_engine.log import log
 from ddo_engine.models import UnitModels, open_models
 from ddo_engine.online import FakeSource, MismatchedLabels, OnlineFakes, StoredFakes
 from ddo_engine.parallel.fingerprint import fingerprint
@@ -30,11 +27,11 @@ from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import TrainSpec
-from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
+from ddo_engine.state import TrainingState, check_belongs_to, warn_of_other_numerics
 from ddo_engine.state_file import SavedState, read_state
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 from ddo_engine.trial import STATE_FILE, Trial, diagnostics_of
-from ddo_engine.unit_data import as_pixels, as_trained_on
+from ddo_engine.unit_data import as_pixels, as_trained_on, open_reference_set
 
 
 def run(spec: TrainSpec, context: RunContext) -> None:
@@ -78,7 +75,7 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     hashes = _hash_inputs(spec, models)
     if saved is not None:
         check_belongs_to(saved, run_identity(spec, hashes))
-        _warn_of_other_numerics(saved, context.device)
+        warn_of_other_numerics(saved, context.device)
     evaluator = _evaluator(spec, context, models, as_pixels(dataset, base), hashes)
     loss = _training_loss(
         spec, context, base, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
@@ -147,7 +144,7 @@ def _evaluator(
     if spec.evaluation is None or spec.feature_network is None:
         return None
     check_labels_can_be_drawn(models.checkpoint.info, spec.sampler, dataset.info)
-    check_sampler(models.checkpoint, models.guide, spec.sampler)
+    check_sampler(models.checkpoint, models.companions, spec.sampler)
     features = open_feature_network(spec.feature_network, context.device)
     check_features_fit_dataset(features, dataset.info)
     return Evaluator(
@@ -183,7 +180,7 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
         family.check_online_reference_set(base.model)
         fake = OnlineFakes(family, reference_model, spec.online_reference_set, training, spec.grey_levels, spec.seed)
     else:
-        fake = StoredFakes(batches(_reference_set(spec, base), "fake"))
+        fake = StoredFakes(batches(open_reference_set(spec.reference_set, base, spec.grey_levels), "fake"))
     return DDOTrainingLoss(family, reference_model, real, fake, spec.objective, training, spec.seed)
 
 
@@ -193,31 +190,3 @@ def _require_labels(base: LoadedCheckpoint) -> None:
             "objective.kind: 'cca' contrasts the labels of a class-conditional VAR: choose 'ddo' or 'mle'",
             param="objective.kind",
         )
-
-
-def _reference_set(spec: TrainSpec, base: LoadedCheckpoint) -> ImageDataset:
-    """Load the fakes through the same storage and the same loader as the data, so that only the images differ."""
-    shards = []
-    for index, file in enumerate(spec.reference_set):
-        param = f"reference_set.{index}"
-        shard = open_dataset(file, param)
-        check_model_fits_dataset(base.info, shard.info, param)
-        if (shard.info.kind == "latents") != (base.info.space == "latents"):
-            raise IncompatibleInputs(
-                "the reference set was not stored as the dataset is trained on: generate it with this checkpoint",
-                param=param,
-            )
-        check_grey_levels(shard, spec.grey_levels, param)
-        shards.append(shard)
-    try:
-        return concatenated(shards)
-    except ValueError as error:
-        raise IncompatibleInputs(
-            f"the shards of the reference set are not of one set: {error}", param="reference_set"
-        ) from error
-
-
-def _warn_of_other_numerics(saved: SavedState, device: torch.device) -> None:
-    theirs, ours = dict(saved.header.numerics), numerics_of(device)
-    if theirs != ours:
-        log.warning("the state was written under %s, this is %s: results may differ in their last bits", theirs, ours)

@@ -11,12 +11,14 @@ from functools import cached_property, partial
 import torch
 from torch import Tensor
 
+from ddo_engine.batches import concatenated
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset, InMemoryDataset
+from ddo_engine.errors import IncompatibleInputs
 from ddo_engine.events import ProgressReporter
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.protocol import LabelledImages
-from ddo_engine.inputs import verified_sha256
+from ddo_engine.inputs import check_grey_levels, check_model_fits_dataset, open_dataset, verified_sha256
 from ddo_engine.latents import cached_latents, encode_dataset
 from ddo_engine.models import UnitModels
 from ddo_engine.run_context import RunContext
@@ -108,6 +110,37 @@ def as_trained_on(
         with context.ranks.in_step():
             latents = cached() if context.ranks.leads else None
         return cached() if latents is None else latents
+
+
+def open_reference_set(files: Sequence[FileRef], checkpoint: LoadedCheckpoint, grey_levels: int) -> ImageDataset:
+    """Load fakes through the same storage and the same loader as the data, so that only the images differ.
+
+    Args:
+        files: Shards in order.
+        checkpoint: That they were drawn from.
+        grey_levels: Values that a pixel takes.
+
+    Raises:
+        EngineError: A shard is damaged, or not what the checkpoint draws, or not like the others.
+    """
+    shards = []
+    for index, file in enumerate(files):
+        param = f"reference_set.{index}"
+        shard = open_dataset(file, param)
+        check_model_fits_dataset(checkpoint.info, shard.info, param)
+        if (shard.info.kind == "latents") != (checkpoint.info.space == "latents"):
+            raise IncompatibleInputs(
+                "the reference set was not stored as the dataset is trained on: generate it with this checkpoint",
+                param=param,
+            )
+        check_grey_levels(shard, grey_levels, param)
+        shards.append(shard)
+    try:
+        return concatenated(shards)
+    except ValueError as error:
+        raise IncompatibleInputs(
+            f"the shards of the reference set are not of one set: {error}", param="reference_set"
+        ) from error
 
 
 def latent_autoencoder(checkpoint: LoadedCheckpoint) -> Autoencoder | None:

@@ -42,7 +42,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     spec = spec.model_copy(update={str(name): file for name, file in converted.items()})
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
-    check_sampler(models.checkpoint, models.guide, spec.sampler)
+    check_sampler(models.checkpoint, models.companions, spec.sampler)
     if spec.training is not None:
         checkpoint.family.check_training(checkpoint.model, spec.training)
     if spec.online_reference_set is not None:

@@ -11,13 +11,10 @@ from ddo_engine.spec import (
     CheckpointInfo,
     DatasetInfo,
     DDOObjective,
-    EvaluateSpec,
     FileRef,
-    GenerateSpec,
     JobSpec,
     Settings,
-    TrainSpec,
-    ValidateSpec,
+    UnitSpec,
 )
 from service.statuses import JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 
@@ -127,7 +124,7 @@ class CreateUnit:
     kind: UnitKind
     round_index: int | None
     position: int
-    spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec
+    spec: UnitSpec
     cell: DDOObjective | None = None
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from ddo_engine.spec import UNIT_SPEC, EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec
+from ddo_engine.spec import UNIT_SPEC, FileRef, UnitSpec
 from service.failures import ATTEMPTS_EXHAUSTED
 from service.lifecycle import advance, lock_job
 from service.models import Job, Round, WorkUnit
@@ -39,7 +39,7 @@ class Claim:
     kind: UnitKind
     round_index: int | None
     position: int
-    spec: ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec
+    spec: UnitSpec
     state: FileRef | None
     state_kimg: float | None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from ddo_engine.spec import EvaluateSpec, GenerateSpec, TrainSpec, ValidateSpec
+from ddo_engine.spec import UnitSpec, ValidateSpec
 from service.job_view import JobInputs
 from service.leases import Claim
 from worker.command import engine_command, engine_environment
@@ -74,9 +74,7 @@ class _Attempt:
 
     def run(self) -> Ending:
         """Do the unit as far as it can be done."""
-        fetching = Task[ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec](
-            lambda task: fetch_inputs(self._context, self._claim, self._inputs, task)
-        )
+        fetching = Task[UnitSpec](lambda task: fetch_inputs(self._context, self._claim, self._inputs, task))
         if (stop := self._wait_for(fetching)) is not None:
             return _stopped(stop)
         if fetching.error is not None:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, TrainSpec, ValidateSpec, map_files
+from ddo_engine.spec import FileRef, TrainSpec, UnitSpec, ValidateSpec, map_files
 from service.keys import key_of, plain_suffix
 from service.leases import Claim
 from service.reports import drop_state
@@ -37,9 +37,7 @@ class InputRefusedError(Exception):
         self.error = {"code": code, "message": message, "param": param}
 
 
-def fetch_inputs(
-    context: WorkerContext, claim: Claim, folder: Path, task: Task[Any]
-) -> ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec:
+def fetch_inputs(context: WorkerContext, claim: Claim, folder: Path, task: Task[Any]) -> UnitSpec:
     """Return the claim's spec with every file lying below ``folder``, verified.
 
     Args:

@@ -100,7 +100,7 @@ class Evaluator:
             "num_samples": settings.num_samples,
             "seed": settings.seed,
             "neighbours": settings.neighbours,
-            "sampler": self.sampler.model_dump(mode="json", exclude={"batch_size"}),
+            "sampler": {name: value for name, value in self.sampler.as_protocol().items() if name != "batch_size"},
             "grey_levels": self.grey_levels,
             "feature_network_sha256": self.feature_network.sha256,
             "reference_sha256": self.dataset_sha256,
@@ -220,6 +220,7 @@ class Evaluator:
             seeds,
             self.sampler,
             guide=self.companions.guide,
+            discriminator=self.companions.discriminator,
             class_counts=info.class_counts,
             grey_levels=self.grey_levels,
         ).images_BCHW

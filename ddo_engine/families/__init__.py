@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "diffusers": "ddo_engine.families.diffusers",
+    "discriminator": "ddo_engine.families.discriminator",
     "edm": "ddo_engine.families.edm",
     "edm2": "ddo_engine.families.edm2",
     "var": "ddo_engine.families.var",

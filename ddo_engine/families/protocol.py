@@ -132,6 +132,7 @@ class Family(Protocol):
         sampler: SamplerSettings,
         *,
         guide: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Draw one image per seed; image i depends on seed i (and its label) alone.
@@ -142,13 +143,14 @@ class Family(Protocol):
             labels_B: int64 class indices; None draws the labels of a conditional model from the seeds.
             sampler: Sampler settings; ``batch_size`` is the caller's business.
             guide: The network that guides, if the settings ask for guidance by another network.
+            discriminator: In eval mode; the network that corrects, if the settings ask for it.
             on_step: Called with the number of finished network calls.
 
         Returns:
             uint8 images of shape (B, C, H, W) on the CPU.
 
         Raises:
-            InvalidSpec: The sampler is not one for this family, or guidance has no guide.
+            InvalidSpec: The sampler is not one for this family, or guidance has no guide or no discriminator.
             IncompatibleInputs: The model draws latents or tokens and has no autoencoder.
             NonFiniteLoss: A pixel is NaN or infinite before it is rounded.
         """
@@ -160,11 +162,18 @@ class Family(Protocol):
             IncompatibleInputs: The model needs none, or not this one.
         """
 
-    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+    def check_sampler(
+        self,
+        model: nn.Module,
+        guide: nn.Module | None,
+        sampler: SamplerSettings,
+        discriminator: nn.Module | None = None,
+    ) -> None:
         """Refuse what :meth:`sample` would refuse.
 
         Raises:
-            InvalidSpec: The sampler is not one for this model, or guidance has no guide; names the setting.
+            InvalidSpec: The sampler is not one for this model, or guidance has no guide or no discriminator; names
+                the setting.
         """
 
     def check_training(self, model: nn.Module, training: TrainingSettings) -> None:

@@ -10,6 +10,7 @@ Settings are reused, not mapped: ``TrainingSettings`` in a job is the same objec
 
 from ddo_engine.spec.base import FileRef, PositiveFloat, Seed, Settings, Sha256, Uri, map_files
 from ddo_engine.spec.beta import Beta
+from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
 from ddo_engine.spec.event import (
     ENGINE_EVENT,
     BetaFound,
@@ -59,7 +60,15 @@ from ddo_engine.spec.settings import (
     Objective,
     TrainingSettings,
 )
-from ddo_engine.spec.unit import UNIT_SPEC, EvaluateSpec, GenerateSpec, TrainSpec, UnitSpec, ValidateSpec
+from ddo_engine.spec.unit import (
+    UNIT_SPEC,
+    DiscriminatorSpec,
+    EvaluateSpec,
+    GenerateSpec,
+    TrainSpec,
+    UnitSpec,
+    ValidateSpec,
+)
 
 __all__ = [
     "ENGINE_EVENT",
@@ -77,6 +86,9 @@ __all__ = [
     "DatasetInfo",
     "DatasetReading",
     "DatasetSettings",
+    "DiscriminatorNetwork",
+    "DiscriminatorSpec",
+    "DiscriminatorTraining",
     "EDM2Schedule",
     "EDMSchedule",
     "EngineEvent",

@@ -15,6 +15,7 @@ class FileRole(StrEnum):
     STATE = "state"
     REFERENCE_SET = "reference_set"
     SNAPSHOT = "snapshot"
+    DISCRIMINATOR = "discriminator"
 
 
 class Started(Settings):

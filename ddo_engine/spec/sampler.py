@@ -24,6 +24,10 @@ class _AnySampler(Settings):
     )
     batch_size: int = Field(default=256, ge=1, le=65536, description="Images per network call while sampling.")
 
+    def as_protocol(self) -> dict[str, Any]:
+        """Return the settings as fingerprints and states know them: those of before a setting existed stay theirs."""
+        return self.model_dump(mode="json")
+
 
 class _DiffusionSampler(_AnySampler):
     sigma_min: float = Field(default=0.002, ge=1e-6)
@@ -40,6 +44,14 @@ class _DiffusionSampler(_AnySampler):
         description="True: autoguidance (arXiv:2406.02507). False: the guide gets the null label, which is "
         "classifier-free guidance; with no guide given, the model itself is the guide.",
     )
+    discriminator_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="w of discriminator guidance (arXiv:2211.17091): w times the gradient of the discriminator's logit "
+        "is added to the score. 1 is the exact correction of an optimal discriminator; 0 asks for none, and the "
+        "discriminator is not evaluated.",
+    )
     network_dtype: Literal["float32", "float16"] = Field(
         default="float32",
         description="float16 computes as the official EDM2 and ADM samplers do on a GPU; training never does.",
@@ -53,12 +65,26 @@ class _DiffusionSampler(_AnySampler):
 
     @property
     def is_guided(self) -> bool:
-        """Whether a second network call accompanies each call of the model."""
+        """Whether a call of the guide accompanies each call of the model."""
         return self.guidance_scale != 1
+
+    @property
+    def is_corrected(self) -> bool:
+        """Whether a call of the discriminator, and its gradient, accompany each call of the model."""
+        return self.discriminator_weight != 0
+
+    @property
+    def networks_per_call(self) -> int:
+        """How many networks are evaluated wherever the model is: itself, its guide, its discriminator."""
+        return 1 + self.is_guided + self.is_corrected
 
     def for_reference_set(self) -> Self:
         """Return the settings that draw from the model itself: the fakes of DDO are samples of p_ref."""
-        return self.model_copy(update={"guidance_scale": 1.0})
+        return self.model_copy(update={"guidance_scale": 1.0, "discriminator_weight": 0.0})
+
+    def as_protocol(self) -> dict[str, Any]:
+        """See :meth:`_AnySampler.as_protocol`; without a discriminator's weight where there is none."""
+        return self.model_dump(mode="json", exclude=None if self.is_corrected else {"discriminator_weight"})
 
 
 class HeunSettings(_DiffusionSampler):
@@ -80,8 +106,8 @@ class HeunSettings(_DiffusionSampler):
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per image; those of a guide count too."""
-        return (2 * self.num_steps - 1) * (2 if self.is_guided else 1)
+        """Network evaluations per image; those of a guide and of a discriminator count too."""
+        return (2 * self.num_steps - 1) * self.networks_per_call
 
 
 class DPMSolverSettings(_DiffusionSampler):
@@ -95,8 +121,8 @@ class DPMSolverSettings(_DiffusionSampler):
 
     @property
     def nfe(self) -> int:
-        """Network evaluations per image; those of a guide count too."""
-        return self.num_steps * (2 if self.is_guided else 1)
+        """Network evaluations per image; those of a guide and of a discriminator count too."""
+        return self.num_steps * self.networks_per_call
 
 
 class AutoregressiveSettings(_AnySampler):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
+from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
 from ddo_engine.spec.reference_set import OnlineReferenceSet
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
 from ddo_engine.spec.settings import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, Objective, TrainingSettings
@@ -15,10 +16,16 @@ class _WithModel(Settings):
     autoencoder: FileRef | None = Field(
         default=None, description="Of a checkpoint that works on tokens or latents: what maps these to pixels."
     )
+
+
+class _WithSampledModel(_WithModel):
     guide: FileRef | None = Field(default=None, description="The network that guides, for sampler.guidance_scale.")
+    discriminator: FileRef | None = Field(
+        default=None, description="What a unit 'discriminator' has written, for sampler.discriminator_weight."
+    )
 
 
-class ValidateSpec(_WithModel):
+class ValidateSpec(_WithSampledModel):
     """Read the inputs once, before any training: damaged or unfit ones end the job here.
 
     Checkpoints in their authors' formats are converted, in a process of its own.
@@ -38,7 +45,7 @@ class ValidateSpec(_WithModel):
     evaluation: EvaluationSettings | None = Field(default=None, description="What they will measure.")
 
 
-class GenerateSpec(_WithModel):
+class GenerateSpec(_WithSampledModel):
     """Draw images ``first_seed … first_seed + num_samples − 1`` into a dataset zip, labels included."""
 
     kind: Literal["reference"] = "reference"
@@ -57,7 +64,7 @@ class GenerateSpec(_WithModel):
         return self
 
 
-class TrainSpec(_WithModel):
+class TrainSpec(_WithSampledModel):
     """One trial. ``checkpoint`` is both the initial weights and, for DDO, the frozen reference."""
 
     kind: Literal["trial"] = "trial"
@@ -92,7 +99,7 @@ class TrainSpec(_WithModel):
         return self
 
 
-class EvaluateSpec(_WithModel):
+class EvaluateSpec(_WithSampledModel):
     """Measure one checkpoint under one or more protocols."""
 
     kind: Literal["evaluate"] = "evaluate"
@@ -109,5 +116,22 @@ class EvaluateSpec(_WithModel):
     P_std: float = Field(default=1.2, gt=0)
 
 
-UnitSpec = Annotated[ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec, Field(discriminator="kind")]
-UNIT_SPEC: TypeAdapter[ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec] = TypeAdapter(UnitSpec)
+class DiscriminatorSpec(_WithModel):
+    """Train a discriminator of a checkpoint's samples and the data: it corrects the checkpoint while it draws."""
+
+    kind: Literal["discriminator"] = "discriminator"
+    dataset: FileRef
+    reference_set: tuple[FileRef, ...] = Field(
+        min_length=1, description="Shards that 'generate' has drawn from the checkpoint, in order of their seeds."
+    )
+    state: FileRef | None = Field(default=None, description="Training state to go on from.")
+    network: DiscriminatorNetwork = DiscriminatorNetwork()
+    training: DiscriminatorTraining
+    dataset_reading: DatasetReading = IMAGES_AS_STORED
+    grey_levels: int = Field(default=256, ge=2, le=256)
+    seed: Seed = 0
+
+
+_AnyUnitSpec = ValidateSpec | GenerateSpec | TrainSpec | EvaluateSpec | DiscriminatorSpec
+UnitSpec = Annotated[_AnyUnitSpec, Field(discriminator="kind")]
+UNIT_SPEC: TypeAdapter[_AnyUnitSpec] = TypeAdapter(UnitSpec)

@@ -24,6 +24,7 @@ from ddo_engine.spec import (
 from tests.diffusers_folders import UNET, library_unet
 from tests.numerics.golden import golden_model
 from tests.numerics.var_models import tiny_var
+from tests.tiny_families import random_discriminator
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "assets" / "base.safetensors"
 SEEDS = range(40, 104)
@@ -34,6 +35,15 @@ class Case:
     model: Callable[[], nn.Module]
     sampler: SamplerSettings
     guide: Callable[[], nn.Module] | None = None
+    is_corrected: bool = False
+
+    def companions(self, model: nn.Module) -> dict[str, nn.Module]:
+        """Return what is handed to the sampler beside the model."""
+        found = {} if self.guide is None else {"guide": self.guide()}
+        if self.is_corrected:
+            shape = {name: getattr(model, name) for name in ("label_dim", "img_resolution", "img_channels")}
+            found["discriminator"] = random_discriminator(**shape)
+        return found
 
 
 def diffusers_unet():
@@ -51,12 +61,21 @@ def diffusers_unet():
 CASES = {
     "edm": Case(lambda: golden_model("02_edm_ddpmpp_cond"), HeunSettings(num_steps=3)),
     "edm-churn": Case(lambda: golden_model("03_edm_ncsnpp_cond"), HeunSettings(num_steps=3, S_churn=3)),
+    "edm-corrected": Case(
+        lambda: golden_model("02_edm_ddpmpp_cond"), HeunSettings(num_steps=3, discriminator_weight=1), None, True
+    ),
     "edm-adm": Case(lambda: golden_model("04_edm_adm_cond"), HeunSettings(num_steps=3)),
     "edm-mlp": Case(lambda: ddo_engine.load_model(DIGITS), HeunSettings()),
     "edm2-guided": Case(
         lambda: golden_model("08_edm2_cond", "edm2"),
         HeunSettings(num_steps=3, state_dtype="float32", guidance_scale=1.7),
         lambda: golden_model("09_edm2_guide", "edm2"),
+    ),
+    "edm2-guided-and-corrected": Case(
+        lambda: golden_model("08_edm2_cond", "edm2"),
+        DPMSolverSettings(num_steps=4, guidance_scale=1.7, discriminator_weight=2),
+        lambda: golden_model("09_edm2_guide", "edm2"),
+        True,
     ),
     "edm2-dpm": Case(lambda: golden_model("08_edm2_cond", "edm2"), DPMSolverSettings(num_steps=4)),
     "var": Case(tiny_var, AutoregressiveSettings(guidance_scale=1.5, top_k=20, top_p=0.95)),
@@ -71,8 +90,7 @@ def case(request):
 
 
 def draw(case, model, seeds, **changes):
-    guide = None if case.guide is None else case.guide()
-    return ddo_engine.sample(model, seeds, sampler=case.sampler.model_copy(update=changes), guide=guide)
+    return ddo_engine.sample(model, seeds, sampler=case.sampler.model_copy(update=changes), **case.companions(model))
 
 
 def test_images_are_the_same_to_the_bit_for_batches_of_1_7_and_64_and_for_chunks_of_seeds(case):
@@ -89,14 +107,15 @@ def test_images_are_the_same_to_the_bit_for_batches_of_1_7_and_64_and_for_chunks
 @pytest.mark.parametrize("name", DIFFUSION)
 def test_model_space_is_the_same_to_the_bit_in_any_multiple_of_the_rows_of_a_call(name):
     case = CASES[name]
-    model, guide = case.model(), None if case.guide is None else case.guide()
+    model = case.model()
+    companions = case.companions(model)
     sample = get_family(str(model.family)).sample_in_model_space
-    together = sample(model, SEEDS, None, case.sampler, guide=guide)
+    together = sample(model, SEEDS, None, case.sampler, **companions)
     assert together.is_floating_point()
     # One seed, and others beside it that are not those of ``together``.
     for place, others in ((0, 15), (3, 31)):
         seeds = [SEEDS[place], *range(1000, 1000 + others)]
-        assert torch.equal(sample(model, seeds, None, case.sampler, guide=guide)[0], together[place])
+        assert torch.equal(sample(model, seeds, None, case.sampler, **companions)[0], together[place])
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 20])
@@ -114,13 +133,13 @@ def test_networks_are_called_with_multiples_of_the_rows_of_a_call(case, batch_si
 def test_balanced_labels_differ_by_at_most_one_image_in_every_family_and_are_those_of_the_images(case, first_seed):
     model, seeds = case.model(), range(first_seed, first_seed + 23)
     sampler = case.sampler.model_copy(update={"labels": LabelDistribution.BALANCED})
-    guide = None if case.guide is None else case.guide()
-    drawn = generate_images(model, get_family(str(model.family)), seeds, sampler, guide=guide)
+    companions = case.companions(model)
+    drawn = generate_images(model, get_family(str(model.family)), seeds, sampler, **companions)
     counts = Counter(drawn.labels_B.tolist())
     assert len(counts) == model.label_dim
     assert max(counts.values()) - min(counts.values()) <= 1
-    assert torch.equal(ddo_engine.sample(model, seeds, sampler=sampler, guide=guide), drawn.images_BCHW)
-    given_labels = ddo_engine.sample(model, seeds, labels=drawn.labels_B, sampler=case.sampler, guide=guide)
+    assert torch.equal(ddo_engine.sample(model, seeds, sampler=sampler, **companions), drawn.images_BCHW)
+    given_labels = ddo_engine.sample(model, seeds, labels=drawn.labels_B, sampler=case.sampler, **companions)
     assert torch.equal(given_labels, drawn.images_BCHW)
 
 
@@ -138,9 +157,11 @@ def test_balanced_labels_of_any_stretch_of_seeds_differ_by_at_most_one(first_see
 def test_images_on_cuda_are_the_same_but_for_single_grey_levels_whatever_the_batch_size(name):
     case = CASES[name]
     model = case.model().cuda()
-    guide = None if case.guide is None else case.guide().cuda()
+    companions = {name: network.cuda() for name, network in case.companions(model).items()}
     drawn = [
-        ddo_engine.sample(model, SEEDS, sampler=case.sampler.model_copy(update={"batch_size": size}), guide=guide).int()
+        ddo_engine.sample(
+            model, SEEDS, sampler=case.sampler.model_copy(update={"batch_size": size}), **companions
+        ).int()
         for size in (64, 7)
     ]
     assert (drawn[0] - drawn[1]).abs().max() <= 1

@@ -27,13 +27,19 @@ class DiffusersFamily(DiffusionFamily):
         """
         return build_network(config).eval()
 
-    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+    def check_sampler(
+        self,
+        model: nn.Module,
+        guide: nn.Module | None,
+        sampler: SamplerSettings,
+        discriminator: nn.Module | None = None,
+    ) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.check_sampler`.
 
         Raises:
             InvalidSpec: As there; or the sampler starts at more noise than a network knows, or wants a null label.
         """
-        super().check_sampler(model, guide, sampler)
+        super().check_sampler(model, guide, sampler, discriminator)
         assert not isinstance(sampler, AutoregressiveSettings)
         for network in (model, guide):
             if isinstance(network, UNetDenoiser):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec, NonFiniteLoss
 from ddo_engine.families.diffusion.denoiser import Denoiser
+from ddo_engine.families.diffusion.discriminator_guidance import corrected, discriminator_of
 from ddo_engine.families.diffusion.dpm_solver_v3 import StepGrid, dpm_solver_v3
 from ddo_engine.families.diffusion.guidance import computing_in, guide_of, guided
 from ddo_engine.families.diffusion.heun import heun, noise_levels
@@ -63,7 +64,13 @@ class DiffusionFamily:
             )
         denoiser.space = replace(denoiser.space, autoencoder=autoencoder)
 
-    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+    def check_sampler(
+        self,
+        model: nn.Module,
+        guide: nn.Module | None,
+        sampler: SamplerSettings,
+        discriminator: nn.Module | None = None,
+    ) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.check_sampler`."""
         if isinstance(sampler, AutoregressiveSettings):
             raise InvalidSpec(
@@ -76,6 +83,7 @@ class DiffusionFamily:
         else:
             noise_levels(sampler)
         guide_of(self._denoiser(model), None if guide is None else self._denoiser(guide), sampler)
+        discriminator_of(self._denoiser(model), discriminator, sampler)
 
     def constrain_(self, model: nn.Module) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: these weights are free."""
@@ -148,11 +156,14 @@ class DiffusionFamily:
         sampler: SamplerSettings,
         *,
         guide: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """See :meth:`ddo_engine.families.protocol.Family.sample`."""
         denoiser = self._denoiser(model)
-        x_BCHW = self.sample_in_model_space(model, seeds, labels_B, sampler, guide=guide, on_step=on_step)
+        x_BCHW = self.sample_in_model_space(
+            model, seeds, labels_B, sampler, guide=guide, discriminator=discriminator, on_step=on_step
+        )
         # As uint8 they would be black images, and nobody would know.
         if not bool(torch.isfinite(x_BCHW).all()):
             raise NonFiniteLoss(
@@ -171,6 +182,7 @@ class DiffusionFamily:
         sampler: SamplerSettings,
         *,
         guide: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """Return what :meth:`sample` turns into images: pixels in about [-1, 1], or scaled latents.
@@ -188,9 +200,12 @@ class DiffusionFamily:
         chosen = labels_B if labels_B is not None else drawn_labels_B
         labels_on_device = None if chosen is None else chosen.to(device)
         networks = [network for network in (denoiser, guiding) if network is not None]
-        self.check_sampler(model, guide, sampler)
+        self.check_sampler(model, guide, sampler, discriminator)
         assert not isinstance(sampler, AutoregressiveSettings)
         denoise = guided(denoiser, guiding, labels_on_device, sampler)
+        correcting = discriminator_of(denoiser, discriminator, sampler)
+        if correcting is not None:
+            denoise = corrected(denoise, correcting, labels_on_device, sampler.discriminator_weight)
         with dropout_off(*networks), computing_in(getattr(torch, sampler.network_dtype), *networks):
             if isinstance(sampler, HeunSettings):
                 return heun(

@@ -42,9 +42,15 @@ class VARFamily:
             )
         _checked(model).attach_tokenizer(autoencoder)
 
-    def check_sampler(self, model: nn.Module, guide: nn.Module | None, sampler: SamplerSettings) -> None:
+    def check_sampler(
+        self,
+        model: nn.Module,
+        guide: nn.Module | None,
+        sampler: SamplerSettings,
+        discriminator: nn.Module | None = None,
+    ) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.check_sampler`."""
-        _checked_sampler(_checked(model), guide, sampler)
+        _checked_sampler(_checked(model), guide, discriminator, sampler)
 
     def check_training(self, model: nn.Module, training: TrainingSettings) -> None:
         """See :meth:`ddo_engine.families.protocol.Family.check_training`."""
@@ -125,6 +131,7 @@ class VARFamily:
         sampler: SamplerSettings,
         *,
         guide: nn.Module | None = None,
+        discriminator: nn.Module | None = None,
         on_step: Callable[[int], None] | None = None,
     ) -> Tensor:
         """See :meth:`ddo_engine.families.protocol.Family.sample`.
@@ -132,7 +139,7 @@ class VARFamily:
         An unconditional model takes no notice of labels.
         """
         var = _checked(model)
-        settings = _checked_sampler(var, guide, sampler)
+        settings = _checked_sampler(var, guide, discriminator, sampler)
         tokenizer = var.tokenizer
         forbid_tf32()
         noise = SampleNoise(seeds, var.label_dim)
@@ -203,7 +210,9 @@ def _checked(model: nn.Module) -> VAR:
     return model
 
 
-def _checked_sampler(model: VAR, guide: nn.Module | None, sampler: SamplerSettings) -> AutoregressiveSettings:
+def _checked_sampler(
+    model: VAR, guide: nn.Module | None, discriminator: nn.Module | None, sampler: SamplerSettings
+) -> AutoregressiveSettings:
     if not isinstance(sampler, AutoregressiveSettings):
         raise InvalidSpec(
             f"sampler.kind: {sampler.kind!r} samples diffusion models, this is a VAR; choose 'autoregressive'",
@@ -214,6 +223,11 @@ def _checked_sampler(model: VAR, guide: nn.Module | None, sampler: SamplerSettin
             "guide: a VAR is guided by itself without labels, not by another network; leave the guide out and set "
             "sampler.guidance_scale",
             param="guide",
+        )
+    if discriminator is not None:
+        raise InvalidSpec(
+            "discriminator: it corrects the score of a diffusion model, and a VAR has none: leave it out",
+            param="discriminator",
         )
     if sampler.is_guided and model.label_dim == 0:
         raise InvalidSpec(

@@ -14,7 +14,7 @@ from ddo_engine.spec import AutoregressiveSettings
 from ddo_engine.state_file import read_state
 from tests.disturbed_trials import stopped_after_step
 from tests.engine_inputs import EngineInputs, results, run_in_process
-from tests.tiny_families import VQVAE, randomised
+from tests.tiny_families import VQVAE, randomised, write_discriminator
 from tests.var_inputs import inputs_of, make_var_inputs, train_spec
 
 
@@ -206,6 +206,14 @@ def test_guide_beside_a_var_is_refused(var_inputs, tmp_path, command):
     error = refused(command, var_inputs, tmp_path, guide=str(var_inputs.checkpoint))
     assert (type(error), error.param) == (InvalidSpec, "guide")
     assert "leave the guide out" in error.message
+
+
+@COMMANDS
+def test_discriminator_beside_a_var_is_refused(var_inputs, tmp_path, command):
+    path = write_discriminator(tmp_path / "discriminator.safetensors")
+    error = refused(command, var_inputs, tmp_path, discriminator=str(path))
+    assert (type(error), error.param) == (InvalidSpec, "discriminator")
+    assert "a VAR has none: leave it out" in error.message
 
 
 def test_vqvae_that_is_damaged_is_blamed_by_its_own_name(var_inputs, tmp_path):
