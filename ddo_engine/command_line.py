@@ -25,7 +25,16 @@ from ddo_engine.file_commands import add_file_commands, is_file_command, run_fil
 from ddo_engine.interruption import StopRequest
 from ddo_engine.log import log, log_to_stderr
 from ddo_engine.parallel.launch import Launch, die_with_parent, launch_of, told_by_leader
-from ddo_engine.spec import EvaluateSpec, Failed, Finished, GenerateSpec, Settings, TrainSpec, ValidateSpec
+from ddo_engine.spec import (
+    DiscriminatorSpec,
+    EvaluateSpec,
+    Failed,
+    Finished,
+    GenerateSpec,
+    Settings,
+    TrainSpec,
+    ValidateSpec,
+)
 from ddo_engine.spec_file import read_spec
 from ddo_engine.version import ENGINE_VERSION
 
@@ -34,6 +43,7 @@ COMMANDS: dict[str, type[Settings]] = {
     "generate": GenerateSpec,
     "train": TrainSpec,
     "evaluate": EvaluateSpec,
+    "discriminator": DiscriminatorSpec,
 }
 ENGINE_FAILURE, NOBODY_READS = 70, 74
 

@@ -25,6 +25,7 @@ from tests.latent_inputs import (
     write_autoencoder,
     write_latent_checkpoint,
 )
+from tests.tiny_families import write_discriminator
 
 BOTH_FORMS = pytest.mark.parametrize("form", ["images", "latents"])
 
@@ -215,6 +216,28 @@ def test_guided_latent_model_draws_other_images_and_names_the_guide(latent_input
     one, other = (of_type(events, "evaluation")[0] for events in (plain, guided))
     assert other["protocol"]["guide_sha256"] == sha256_of(guide)
     assert one["metrics"]["fid"] != other["metrics"]["fid"]
+
+
+def test_discriminator_of_latents_is_trained_and_corrects_latents(latent_inputs, tmp_path):
+    spec = latent_inputs.spec_without_objective(
+        kind="discriminator",
+        sampler=...,
+        reference_set=[str(latent_inputs.images.reference_set)],
+        network={"model_channels": 8},
+        training={"kimg": 0.064, "batch_size": 8, "learning_rate": 1e-2},
+    )
+    (file,) = files(run_in_process("discriminator", spec, tmp_path / "trained"), "discriminator")
+    assert (file["info"]["network"]["works_on"], file["info"]["network"]["img_channels"]) == ("latents", 4)
+    weighted = {"sampler": {"discriminator_weight": 2.0}}
+    plain, corrected = (
+        run_in_process("evaluate", evaluate_spec(latent_inputs, **own), tmp_path / name)
+        for name, own in (("plain", {}), ("corrected", {"discriminator": file["path"], **weighted}))
+    )
+    one, other = (of_type(events, "evaluation")[0] for events in (plain, corrected))
+    assert one["metrics"]["fid"] != other["metrics"]["fid"]
+    of_pixels = write_discriminator(tmp_path / "pixels.safetensors", img_resolution=8, img_channels=4)
+    with pytest.raises(InvalidSpec, match="it tells pixels of 4x8x8 apart, the model draws latents of 4x8x8"):
+        run_in_process("evaluate", evaluate_spec(latent_inputs, discriminator=str(of_pixels), **weighted), tmp_path)
 
 
 def test_checkpoints_of_a_trial_keep_the_scaling_and_are_a_base_again(latent_inputs, tmp_path):

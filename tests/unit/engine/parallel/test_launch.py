@@ -34,6 +34,7 @@ def test_launch_under_torchrun_is_one_of_several():
     ("changes", "command", "named"),
     [
         ({}, "validate", "validate runs in one process"),
+        ({}, "discriminator", "discriminator runs in one process"),
         ({}, "convert", "convert runs in one process"),
         ({"WORLD_SIZE": "8"}, "train", "only 4 of the 8 processes are on this machine"),
     ],
