@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ddo_engine.conversion import convert, export
+    from ddo_engine.evaluation import load_features
     from ddo_engine.loading import load_model
     from ddo_engine.sampling import sample
 
-__all__ = ["convert", "export", "load_model", "sample"]
+__all__ = ["convert", "export", "load_features", "load_model", "sample"]
 
 _HOME = {
     "convert": "ddo_engine.conversion",
     "export": "ddo_engine.conversion",
+    "load_features": "ddo_engine.evaluation",
     "load_model": "ddo_engine.loading",
     "sample": "ddo_engine.sampling",
 }

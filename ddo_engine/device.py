@@ -49,6 +49,19 @@ def make_deterministic() -> None:
 
 
 @contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute in full float32 within the block, where a GPU would otherwise round the factors of convolutions."""
+    precision, allow_tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+
+
+@contextmanager
 def out_of_memory_blames(param: str) -> Iterator[None]:
     """Turn allocation failures within the block into an :class:`OutOfMemory` that names what to lower.
 
@@ -61,13 +74,14 @@ def out_of_memory_blames(param: str) -> Iterator[None]:
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OutOfMemory) or not _is_allocation_failure(error):
+        if isinstance(error, OutOfMemory) or not is_allocation_failure(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise OutOfMemory(f"out of memory: lower {param}, or use a device with more ({reason})", param=param) from error
 
 
-def _is_allocation_failure(error: BaseException) -> bool:
+def is_allocation_failure(error: BaseException) -> bool:
+    """Say whether an error means that the device, or main memory, ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return any(text in str(error) for text in _ALLOCATION_FAILURES)

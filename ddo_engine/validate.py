@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.converted_inputs import convert_inputs
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.evaluation.reference import FEATURE_BATCH, extract
+from ddo_engine.evaluation.reference import extract
 from ddo_engine.inputs import (
     check_every_image,
     check_features_fit_dataset,
@@ -58,7 +58,8 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
         features.check_measures(spec.evaluation)
     check_every_image(dataset, on_progress=context.progress("reading", len(dataset)))
     check_grey_levels(dataset, spec.grey_levels)
-    check_features_vary(extract(features, pixels.batch(range(min(FEATURE_BATCH, len(pixels)))).images_BCHW))
+    num_images = features.images_per_call(pixels.info.img_resolution)
+    check_features_vary(extract(features, pixels.batch(range(min(num_images, len(pixels)))).images_BCHW))
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
 
 

@@ -55,4 +55,16 @@ NVLABS_GLOBALS = _by_name(
     ]
 )
 STORAGE_GLOBALS = _by_name(_STORAGES)
+SCRIPT_GLOBALS = _by_name(
+    [
+        _ORDERED_DICT,
+        *_TENSORS,
+        *_STORAGES,
+        # what TorchScript makes of lists
+        *(
+            InertGlobal(f"torch.jit._pickle.build_{kind}list", calls=True)
+            for kind in ("int", "double", "bool", "tensor")
+        ),
+    ]
+)
 STATE_DICT_GLOBALS = _by_name([_ORDERED_DICT, *_TENSORS, *_STORAGES])

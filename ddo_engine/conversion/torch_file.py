@@ -1,14 +1,15 @@
-"""State dicts in torch's own formats, zip and before: read without torch's unpickler, and as it would read them."""
+"""Tensors in torch's own formats, zip, before it, and TorchScript: read without torch, and as it would read them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ddo_engine.conversion.byte_source import ByteSource, Region
-from ddo_engine.conversion.inert_objects import Budget, PersistentId
+from ddo_engine.conversion.inert_objects import Budget, InertGlobal, PersistentId
 from ddo_engine.conversion.inert_pickle import InertUnpickler
 from ddo_engine.conversion.official_globals import STATE_DICT_GLOBALS
 from ddo_engine.conversion.refusal import damaged
+from ddo_engine.conversion.script_modules import ScriptGlobals, script_tensors
 from ddo_engine.conversion.tensor_records import is_tensor, locate_tensors, require_tensors
 from ddo_engine.conversion.torch_stream import Storage, StorageReference, read_torch_stream, storage_reference
 from ddo_engine.conversion.torch_zip import zip_records
@@ -24,12 +25,30 @@ def read_zip_state_dict(path: Path) -> dict[str, StoredTensor]:
     Raises:
         CorruptCheckpoint: The file is damaged, holds more than a state dict, or mentions anything but tensors.
     """
+    return _read_zip(path, STATE_DICT_GLOBALS, _state_dict)
+
+
+def read_script_tensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the parameters and buffers of a TorchScript program, whose code is left alone.
+
+    Raises:
+        CorruptCheckpoint: The file is damaged, or its modules hold anything but numbers, texts, lists and tensors.
+    """
+    return _read_zip(path, ScriptGlobals(), script_tensors, without="code")
+
+
+def _read_zip(
+    path: Path,
+    allowed: Mapping[tuple[str, str], InertGlobal],
+    tensors_of: Callable[[Any, Path], Mapping[str, Any]],
+    without: str | None = None,
+) -> dict[str, StoredTensor]:
     size = path.stat().st_size
     with path.open("rb") as file:
-        records = zip_records(file, size, path.name)
+        records = zip_records(file, size, path.name, without)
         pickles = [name for name in records if name.split("/")[1:] == ["data.pkl"]]
         if len(pickles) != 1:
-            raise damaged(path.name, "it is a zip file, but not one that torch.save writes")
+            raise damaged(path.name, "it is a zip file, but not one that torch writes")
         folder = pickles[0].removesuffix("data.pkl")
         if (order := records.get(f"{folder}byteorder")) and ByteSource(file, order, path.name).read(
             min(order.length, 8)
@@ -38,7 +57,7 @@ def read_zip_state_dict(path: Path) -> dict[str, StoredTensor]:
         if records[pickles[0]].length > _MAX_PICKLE_BYTES:
             raise damaged(path.name, "its description of tensors is far larger than any network's")
         source = ByteSource(file, records[pickles[0]], path.name)
-        value = InertUnpickler(source, STATE_DICT_GLOBALS, Budget(), persistent=True).load()
+        value = InertUnpickler(source, allowed, Budget(), persistent=True).load()
 
         def find_storage(identifier: Any) -> Storage:
             reference = _reference(identifier, source)
@@ -47,7 +66,7 @@ def read_zip_state_dict(path: Path) -> dict[str, StoredTensor]:
                 raise damaged(path.name, f"its storage {reference.key[:80]!r} is missing or of another size")
             return Storage(region, reference.dtype)
 
-        return locate_tensors(_state_dict(value, path), path, find_storage)
+        return locate_tensors(tensors_of(value, path), path, find_storage)
 
 
 def read_legacy_state_dict(path: Path) -> dict[str, StoredTensor]:

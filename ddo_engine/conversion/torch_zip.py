@@ -18,13 +18,14 @@ _MAX_COMMENT_BYTES = 1 << 16
 _ZIP64_EXTRA, _IN_ZIP64 = 1, 0xFFFFFFFF
 
 
-def zip_records(file: BinaryIO, size: int, name: str) -> dict[str, Region]:
+def zip_records(file: BinaryIO, size: int, name: str, without: str | None = None) -> dict[str, Region]:
     """Return where the records of a zip file lie.
 
     Args:
         file: Open for reading.
         size: Bytes in it.
         name: What messages call it.
+        without: A folder in the archive's only folder whose records are passed over, whatever they are.
 
     Raises:
         CorruptCheckpoint: It is truncated, has very many records, or one that is compressed, encrypted or lies outside
@@ -32,7 +33,7 @@ def zip_records(file: BinaryIO, size: int, name: str) -> dict[str, Region]:
     """
     try:
         count, directory = bounded_directory(file, size, name)
-        return _entries(file, directory, count, size, name)
+        return _entries(file, directory, count, size, name, without)
     except (struct.error, UnicodeDecodeError, OSError) as error:
         raise damaged(name, f"its zip directory is malformed ({error})") from error
 
@@ -64,7 +65,9 @@ def bounded_directory(file: BinaryIO, size: int, name: str) -> tuple[int, bytes]
     return count, _read(file, offset, length)
 
 
-def _entries(file: BinaryIO, directory: bytes, count: int, size: int, name: str) -> dict[str, Region]:
+def _entries(
+    file: BinaryIO, directory: bytes, count: int, size: int, name: str, without: str | None
+) -> dict[str, Region]:
     records: dict[str, Region] = {}
     at = 0
     for _ in range(count):
@@ -77,6 +80,8 @@ def _entries(file: BinaryIO, directory: bytes, count: int, size: int, name: str)
         at += name_length + extra_length + comment_length
         if signature != _ENTRY or len(extra) < extra_length or record in records:
             raise damaged(name, "its zip directory is malformed")
+        if without is not None and record.split("/")[1:2] == [without]:
+            continue
         unpacked, packed, offset = _widened(extra, unpacked, packed, offset)
         if method or flags & 1 or packed != unpacked:
             raise damaged(name, f"its record {record[:200]} is compressed or encrypted, torch stores them plain")

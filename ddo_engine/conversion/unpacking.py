@@ -26,7 +26,7 @@ _PARTS = "unet|vae|vqvae|movq"
 _WANTED = re.compile(
     rf"(?:\./)?(?:(?!(?:{_PARTS}|scheduler)/)[^/]+/)?"  # the folder itself, under any name
     rf"(?P<name>model_index\.json|(?:scheduler/)?scheduler_config\.json"
-    rf"|(?:(?:{_PARTS})/)?(?:config\.json|diffusion_pytorch_model\.(?:safetensors|bin)))"
+    rf"|model\.safetensors|(?:(?:{_PARTS})/)?(?:config\.json|diffusion_pytorch_model\.(?:safetensors|bin)))"
 )
 _GROWTH, _ALLOWANCE_BYTES, _MOST_FILES = 2, 1 << 26, 10_000
 _PIECE_BYTES = 1 << 20

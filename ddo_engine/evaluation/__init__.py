@@ -1,7 +1,8 @@
 """What a checkpoint is worth: FID and its like of its samples, under a fingerprinted protocol."""
 
 from ddo_engine.evaluation.evaluator import Evaluator
-from ddo_engine.evaluation.features import FeatureManifest, FeatureNetwork, load_features, save_features
+from ddo_engine.evaluation.feature_file import FeatureManifest
+from ddo_engine.evaluation.features import FeatureNetwork, convert_features, load_features, save_features
 from ddo_engine.evaluation.frechet import frechet_distance
 from ddo_engine.evaluation.inception_score import inception_score, inception_score_of_logits
 from ddo_engine.evaluation.moments import Moments
@@ -11,6 +12,7 @@ __all__ = [
     "FeatureManifest",
     "FeatureNetwork",
     "Moments",
+    "convert_features",
     "frechet_distance",
     "inception_score",
     "inception_score_of_logits",

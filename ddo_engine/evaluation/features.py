@@ -1,39 +1,55 @@
-"""Feature networks, pluggable by file: safetensors whose manifest names an architecture of the registry."""
+"""Feature networks, pluggable by file."""
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from pydantic import ValidationError
 from torch import Tensor
 
-from ddo_engine.errors import InvalidFeatureNetwork
+from ddo_engine.device import full_float32
+from ddo_engine.errors import CorruptCheckpoint, InvalidFeatureNetwork
+from ddo_engine.evaluation.dinov2 import build_dinov2
+from ddo_engine.evaluation.feature_file import FeatureFile, FeatureManifest, write_feature_file
 from ddo_engine.evaluation.feature_module import FeatureModule
+from ddo_engine.evaluation.foreign_features import COUNTERS, open_features
 from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
-from ddo_engine.files import sha256_of, write_atomically
-from ddo_engine.spec import EvaluationSettings, Settings
-from ddo_engine.tensor_file import MAX_HEADER_BYTES
+from ddo_engine.evaluation.inception import Inception, InceptionConfig
+from ddo_engine.evaluation.named_networks import path_of
+from ddo_engine.evaluation.program import load_program
+from ddo_engine.files import sha256_of_tree
+from ddo_engine.spec import EvaluationSettings
+from ddo_engine.stored_tensor import StoredTensor
 
-MANIFEST_KEY = "ddo_manifest"
-MAX_MANIFEST_CHARACTERS = 2**20
-
-
-class FeatureManifest(Settings):
-    """What a feature network's file says about itself."""
-
-    format_version: Literal[1] = 1
-    architecture: str
-    config: dict[str, Any]
-    provenance: dict[str, Any] = Field(default_factory=dict)
+_MOST_IMAGES, _FEWEST_IMAGES = 256, 16  # in one call; CPUs compute multiples of 16 rows alike
+_CALL_BYTES = {"cpu": 1 << 29}
+_CALL_BYTES_ELSEWHERE = 1 << 32
 
 
-ARCHITECTURES: dict[str, Callable[[dict[str, Any]], FeatureModule]] = {
-    "image_classifier": lambda config: ImageClassifier(ImageClassifierConfig.model_validate(config)),
+_Build = Callable[[Mapping[str, Any], Mapping[str, Tensor]], FeatureModule]
+
+
+def _filled(build: Callable[[Mapping[str, Any]], FeatureModule]) -> _Build:
+    def filled(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FeatureModule:
+        with torch.device("meta"):  # the file's own tensors are all the memory that a manifest can ask for
+            module = build(config)
+        expected = {name: value.shape for name, value in module.state_dict().items() if not name.endswith(COUNTERS)}
+        found = {name: tensor.shape for name, tensor in tensors.items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            raise RuntimeError(f"missing, not of it, or of another shape: {', '.join(name[:80] for name in wrong[:3])}")
+        module.load_state_dict(tensors, strict=True, assign=True)
+        return module
+
+    return filled
+
+
+ARCHITECTURES: dict[str, _Build] = {
+    "image_classifier": _filled(lambda config: ImageClassifier(ImageClassifierConfig.model_validate(config))),
+    "inception": _filled(lambda config: Inception(InceptionConfig.model_validate(config))),
+    "dinov2": build_dinov2,
 }
 
 
@@ -53,22 +69,18 @@ class FeatureNetwork:
     sha256: str
     device: torch.device
 
-    @property
-    def feature_dim(self) -> int:
-        """Length of a feature vector."""
-        return self.module.feature_dim
-
     def check_takes(self, img_resolution: int, img_channels: int) -> None:
         """Refuse images that the network was not made for.
 
         Raises:
             InvalidFeatureNetwork: Resolution or channels differ.
         """
-        if (self.module.img_resolution, self.module.img_channels) != (img_resolution, img_channels):
+        side, channels = self.module.img_resolution, self.module.img_channels
+        if side not in (None, img_resolution) or img_channels not in ((1, 3) if channels is None else (channels,)):
+            takes = "any size" if side is None else f"{side} pixels a side"
             raise InvalidFeatureNetwork(
-                f"the feature network takes images of {self.module.img_resolution} pixels a side and "
-                f"{self.module.img_channels} channel(s), the dataset has {img_resolution} and {img_channels}: "
-                "choose a feature network for these images",
+                f"the feature network takes images of {takes} and {channels or '1 or 3'} channel(s), the dataset has "
+                f"{img_resolution} and {img_channels}: choose a feature network for these images",
                 param="feature_network",
             )
 
@@ -78,85 +90,119 @@ class FeatureNetwork:
         Raises:
             InvalidFeatureNetwork: The inception score is asked for, and it is no classifier.
         """
-        if settings.inception_score_splits is not None and self.module.num_classes is None:
+        if settings.inception_score_splits is not None and not self.computes("logits"):
             raise InvalidFeatureNetwork(
                 "the inception score needs a feature network that is a classifier, and this one computes no logits: "
                 "set evaluation.inception_score_splits to null, or choose a classifier",
                 param="evaluation.inception_score_splits",
             )
 
+    def computes(self, output: str) -> bool:
+        """Say whether the network has an output of this name; of a program of its own code nobody knows."""
+        return self.module.outputs is None or output in self.module.outputs
+
+    def images_per_call(self, img_resolution: int) -> int:
+        """Return how many images of this size go through the network together.
+
+        It depends on the size and the kind of device alone, so that features do not depend on how images were made.
+        """
+        room = _CALL_BYTES.get(self.device.type, _CALL_BYTES_ELSEWHERE)
+        num_images = room // self.module.bytes_per_image(img_resolution)
+        return max(_FEWEST_IMAGES, min(num_images - num_images % _FEWEST_IMAGES, _MOST_IMAGES))
+
     @torch.no_grad()
     def __call__(self, images_NCHW: Tensor) -> dict[str, Tensor]:
-        """Return "features" (N, feature_dim) and whatever else the architecture computes, float32 on ``device``.
+        """Return "features" (N, feature_dim) and whatever else the architecture computes, on ``device``.
 
         Args:
             images_NCHW: uint8, on any device.
+
+        Returns:
+            In the dtype that the network was loaded in; float32 is full float32, on GPUs too.
         """
         self.check_takes(images_NCHW.shape[2], images_NCHW.shape[1])
-        outputs: dict[str, Tensor] = self.module(images_NCHW.to(self.device))
+        with full_float32():
+            outputs: dict[str, Tensor] = self.module(images_NCHW.to(self.device))
         return outputs
 
 
-def load_features(path: str | Path, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """Load a feature network. Nothing in the file is executed.
+def load_features(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    *,
+    run_code: bool = False,
+) -> FeatureNetwork:
+    """Load a feature network. Nothing in the file is executed, unless it is a program and trusted.
+
+    Args:
+        path: Any file or folder that docs/evaluation.md lists, or "inception" for what ``DDO_INCEPTION_WEIGHTS`` names.
+        device: Where to.
+        dtype: Of weights and computation; programs of their own code keep theirs.
+        run_code: Whether the file may be a program whose code runs here.
 
     Raises:
-        InvalidFeatureNetwork: The file is not complete, its manifest names an unknown architecture, or its tensors
-            are not that architecture's.
+        InvalidFeatureNetwork: The file is not complete, its manifest names an unknown architecture, its tensors are not
+            that architecture's, or it is a program that nobody trusts.
     """
-    path = Path(path)
-    try:
-        _require_short_header(path)
-        with safe_open(path, framework="pt") as file:
-            manifest = _parse_manifest(path, file.metadata())
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
-        sha256 = sha256_of(path)
-    except (OSError, SafetensorError) as error:
+    path, device = path_of(path), torch.device(device)
+    with open_features(path) as file:
+        sha256 = sha256_of_tree(path)
+        if file is None:
+            module: FeatureModule = load_program(path, sha256, device, run_code=run_code)
+            return FeatureNetwork(module, FeatureManifest(architecture="program", config={}), sha256, device)
+        module = build_features(path, file)
+    module.eval().requires_grad_(False).to(device, dtype)
+    return FeatureNetwork(module, file.manifest, sha256, device)
+
+
+def build_features(path: Path, file: FeatureFile) -> FeatureModule:
+    """Read the tensors of a file into the network that its manifest names.
+
+    Raises:
+        InvalidFeatureNetwork: There is no such architecture, or these are not its tensors.
+    """
+    architecture = file.manifest.architecture
+    if architecture not in ARCHITECTURES:
         raise InvalidFeatureNetwork(
-            f"{path.name} is not a complete safetensors file ({error}): upload it again, or convert it to safetensors"
-        ) from error
-    for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
-            raise InvalidFeatureNetwork(f"{path.name}: {name} must be finite float32 numbers: save the network again")
+            f"{path.name}: there is no architecture {architecture[:80]!r}; known: {', '.join(sorted(ARCHITECTURES))}"
+        )
     try:
-        with torch.device("meta"):  # the file's own tensors are all the memory that a manifest can ask for
-            module = ARCHITECTURES[manifest.architecture](manifest.config)
-        module.load_state_dict(tensors, strict=True, assign=True)
-    except (ValidationError, RuntimeError) as error:
+        tensors = {name: _finite(path, name, tensor) for name, tensor in file.tensors.items()}
+        return ARCHITECTURES[architecture](file.manifest.config, tensors)
+    except (ValidationError, RuntimeError, CorruptCheckpoint) as error:
         raise InvalidFeatureNetwork(
-            f"{path.name}: its config and tensors are not those of a {manifest.architecture} ({error})"
+            f"{path.name}: its config and tensors are not those of a network {architecture!r} ({error})"
         ) from error
-    module.eval().requires_grad_(False).to(device)
-    return FeatureNetwork(module, manifest, sha256, torch.device(device))
+
+
+def _finite(path: Path, name: str, tensor: StoredTensor | Tensor) -> Tensor:
+    tensor = tensor.read() if isinstance(tensor, StoredTensor) else tensor
+    if tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+        raise InvalidFeatureNetwork(f"{path.name}: {name} must be finite float32 numbers: save the network again")
+    return tensor
 
 
 def save_features(path: str | Path, module: FeatureModule, manifest: FeatureManifest) -> None:
     """Write a feature network atomically; the same weights and manifest give the same bytes."""
-    metadata = {MANIFEST_KEY: json.dumps(manifest.model_dump(mode="json"), sort_keys=True)}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-    write_atomically(Path(path), lambda temporary: save_file(tensors, temporary, metadata))
+    write_feature_file(Path(path), FeatureFile(manifest, tensors))
 
 
-def _require_short_header(path: Path) -> None:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-    if length > MAX_HEADER_BYTES:
-        raise InvalidFeatureNetwork(
-            f"{path.name}: its header of {length} bytes is far longer than any network's: save the network again"
-        )
+def convert_features(source: str | Path, destination: str | Path) -> FeatureManifest:
+    """Write a feature network of any supported format as one of ours; nothing in it is run.
 
+    Args:
+        source: As for :func:`load_features`, but no program.
+        destination: Where to, in an existing folder; a file that is there is replaced.
 
-def _parse_manifest(path: Path, metadata: dict[str, str] | None) -> FeatureManifest:
-    text = (metadata or {}).get(MANIFEST_KEY)
-    if text is None or len(text) > MAX_MANIFEST_CHARACTERS:
-        raise InvalidFeatureNetwork(f"{path.name} has no {MANIFEST_KEY!r}: it is not a feature network of this service")
-    try:
-        manifest = FeatureManifest.model_validate_json(text)
-    except ValidationError as error:
-        raise InvalidFeatureNetwork(f"{path.name}: its manifest is not one we read ({error})") from error
-    if manifest.architecture not in ARCHITECTURES:
-        raise InvalidFeatureNetwork(
-            f"{path.name}: there is no architecture {manifest.architecture[:80]!r}; "
-            f"known: {', '.join(sorted(ARCHITECTURES))}"
-        )
-    return manifest
+    Raises:
+        InvalidFeatureNetwork: As there.
+    """
+    source, destination = Path(source), Path(destination)
+    with open_features(source, workspace=destination.parent) as file:
+        if file is None:
+            raise InvalidFeatureNetwork(f"{source.name} is a program: there is nothing to convert, give it as it is")
+        build_features(source, file)
+        write_feature_file(destination, file)
+        return file.manifest

@@ -24,18 +24,25 @@ class ImageClassifierConfig(Settings):
 class ImageClassifier(FeatureModule):
     """Two convolutions and two linear layers; the penultimate activations are the features."""
 
+    outputs = frozenset({"features", "logits"})
+
+    img_resolution: int
+    img_channels: int
+
     def __init__(self, config: ImageClassifierConfig) -> None:
         super().__init__()
         self.img_resolution = config.img_resolution
         self.img_channels = config.img_channels
-        self.feature_dim = config.feature_dim
-        self.num_classes = config.num_classes
         channels = config.model_channels
         halved = (config.img_resolution + 1) // 2
         self.conv0 = nn.Conv2d(config.img_channels, channels, kernel_size=3, padding=1)
         self.conv1 = nn.Conv2d(channels, 2 * channels, kernel_size=3, stride=2, padding=1)
         self.linear = nn.Linear(2 * channels * halved**2, config.feature_dim)
         self.head = nn.Linear(config.feature_dim, config.num_classes)
+
+    def bytes_per_image(self, img_resolution: int) -> int:
+        """The first convolution's output before and after its activation, and the image."""
+        return 4 * img_resolution**2 * (2 * self.conv0.out_channels + self.img_channels)
 
     def forward(self, images_BCHW: Tensor) -> dict[str, Tensor]:
         """Classify uint8 images.

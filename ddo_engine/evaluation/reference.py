@@ -16,7 +16,6 @@ from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.files import write_atomically
 
-FEATURE_BATCH = 256  # fixed, so that features do not depend on how images were generated
 MANIFOLD_IMAGES = 50_000  # precision and recall look at so many of the dataset's images, evenly spread
 
 
@@ -48,7 +47,15 @@ def extract_outputs(network: FeatureNetwork, images_NCHW: Tensor, names: Sequenc
     Raises:
         InvalidFeatureNetwork: As there.
     """
-    outputs = [network(chunk) for chunk in torch.split(images_NCHW, FEATURE_BATCH)]
+    num_images = network.images_per_call(max(images_NCHW.shape[2:]))
+    outputs = [network(chunk) for chunk in torch.split(images_NCHW, num_images)]
+    missing = next((name for name in names if name not in outputs[0]), None)
+    if missing is not None:
+        raise InvalidFeatureNetwork(
+            f"the feature network computes no {missing!r}, but {', '.join(sorted(outputs[0]))}: choose another, or "
+            "measure what these allow",
+            param="feature_network",
+        )
     found = tuple(torch.cat([output[name].float().cpu() for output in outputs]) for name in names)
     if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
         raise InvalidFeatureNetwork(
@@ -81,7 +88,7 @@ def reference_statistics(
         return _compute(network, dataset, on_progress)
     key = f"{metrics_version}:{network.sha256}:{dataset_name}:{network.device.type}"
     path = cache_folder / "reference_statistics" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
-    cached = _read(path, network.feature_dim)
+    cached = _read(path)
     if cached is None:
         cached = _compute(network, dataset, on_progress)
         _write(path, cached)
@@ -92,15 +99,17 @@ def _compute(
     network: FeatureNetwork, dataset: ImageDataset, on_progress: Callable[[int], None] | None
 ) -> ReferenceStatistics:
     kept = set(torch.linspace(0, len(dataset) - 1, min(len(dataset), MANIFOLD_IMAGES)).round().long().tolist())
-    moments = Moments.empty(network.feature_dim)
+    num_images = network.images_per_call(dataset.info.img_resolution)
+    moments: Moments | None = None
     features: list[Tensor] = []
-    for start in range(0, len(dataset), FEATURE_BATCH):
-        stop = min(start + FEATURE_BATCH, len(dataset))
+    for start in range(0, len(dataset), num_images):
+        stop = min(start + num_images, len(dataset))
         features_BD = extract(network, dataset.batch(range(start, stop)).images_BCHW)
-        moments = moments.merge(Moments.of(features_BD))
+        moments = (moments or Moments.empty(features_BD.shape[1])).merge(Moments.of(features_BD))
         features.append(features_BD[[row for row in range(len(features_BD)) if start + row in kept]])
         if on_progress is not None:
             on_progress(stop)
+    assert moments is not None
     return ReferenceStatistics(moments, torch.cat(features))
 
 
@@ -120,7 +129,7 @@ def _write(path: Path, statistics: ReferenceStatistics) -> None:
     write_atomically(path, write)
 
 
-def _read(path: Path, dim: int) -> ReferenceStatistics | None:
+def _read(path: Path) -> ReferenceStatistics | None:
     """Return None where the file is missing or damaged: it is a cache, and is computed and written again."""
     try:
         # opened here: np.load leaves a file that it cannot read open
@@ -128,7 +137,7 @@ def _read(path: Path, dim: int) -> ReferenceStatistics | None:
             count, mu, scatter, features = (arrays[name] for name in ("count", "mu", "scatter", "features"))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    if mu.shape != (dim,) or scatter.shape != (dim, dim) or features.ndim != 2 or features.shape[1] != dim:
+    if mu.ndim != 1 or scatter.shape != mu.shape * 2 or features.shape[1:] != mu.shape:
         return None
     moments = Moments(int(count), torch.from_numpy(mu), torch.from_numpy(scatter))
     return ReferenceStatistics(moments, torch.from_numpy(features))

@@ -29,6 +29,7 @@ from ddo_engine.spec.event import (
     Started,
     TrainingWarning,
 )
+from ddo_engine.spec.feature_network import FETCH_INCEPTION, INCEPTION, INCEPTION_VARIABLE
 from ddo_engine.spec.job import JobSpec
 from ddo_engine.spec.learning_rate import (
     CosineSchedule,
@@ -72,7 +73,10 @@ from ddo_engine.spec.unit import (
 
 __all__ = [
     "ENGINE_EVENT",
+    "FETCH_INCEPTION",
     "IMAGES_AS_STORED",
+    "INCEPTION",
+    "INCEPTION_VARIABLE",
     "UNIT_SPEC",
     "AutoregressiveSettings",
     "Beta",

@@ -112,7 +112,7 @@ def test_evaluate_inception_score_that_cannot_be_is_refused_before_anything_is_d
     with pytest.raises(InvalidSpec, match="7 equal splits") as error:
         evaluator(feature_network, dataset).evaluate(model, get_family("edm"), uneven, drawn.append)
     assert error.value.param == "evaluation.inception_score_splits"
-    monkeypatch.setattr(feature_network.module, "num_classes", None)
+    monkeypatch.setattr(feature_network.module, "outputs", frozenset({"features"}))
     even = SETTINGS.model_copy(update={"inception_score_splits": 4})
     with pytest.raises(InvalidFeatureNetwork, match="classifier") as error:
         evaluator(feature_network, dataset).evaluate(model, get_family("edm"), even, drawn.append)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation import FeatureManifest, FeatureNetwork, load_features, save_features
+from ddo_engine.evaluation.inception import Inception
 from ddo_engine.files import sha256_of
 
 IMAGES = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -21,7 +23,7 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor] | None = None, **change
 def test_load_saved_network_gives_features_and_hash(feature_file: Path) -> None:
     network = load_features(feature_file)
     outputs = network(IMAGES)
-    assert outputs["features"].shape == (7, network.feature_dim)
+    assert outputs["features"].shape == (7, 12)
     assert outputs["logits"].shape == (7, 10)
     assert not outputs["features"].requires_grad
     assert network.sha256 == sha256_of(feature_file)
@@ -46,6 +48,22 @@ def test_network_images_unlike_its_own_are_refused(feature_network: FeatureNetwo
         feature_network(torch.zeros(shape, dtype=torch.uint8))
 
 
+@pytest.mark.parametrize(("resolution", "device", "expected"), [(8, "cpu", 256), (64, "cpu", 256), (32, "meta", 256)])
+def test_images_per_call_of_a_small_network_are_as_many_as_ever(
+    feature_network: FeatureNetwork, resolution: int, device: str, expected: int
+) -> None:
+    network = dataclasses.replace(feature_network, device=torch.device(device))
+    assert network.images_per_call(resolution) == expected
+
+
+def test_images_per_call_of_inception_fit_into_the_memory_of_the_device(feature_network: FeatureNetwork) -> None:
+    with torch.device("meta"):
+        inception = dataclasses.replace(feature_network, module=Inception())
+    assert [inception.images_per_call(side) for side in (32, 256, 1024, 100_000)] == [16, 16, 16, 16]
+    elsewhere = dataclasses.replace(inception, device=torch.device("meta"))
+    assert [elsewhere.images_per_call(side) for side in (32, 256, 1024, 100_000)] == [192, 176, 112, 16]
+
+
 def test_load_huge_header_is_refused_before_it_is_parsed(feature_file: Path) -> None:
     feature_file.write_bytes((2**25).to_bytes(8, "little") + b"{" * 2**25)
     with pytest.raises(InvalidFeatureNetwork, match="header of 33554432 bytes is far longer"):
@@ -55,7 +73,7 @@ def test_load_huge_header_is_refused_before_it_is_parsed(feature_file: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"architecture": "inception"}, "no architecture"),
+        ({"architecture": "inception_v4"}, "no architecture"),
         ({"format_version": 2}, "manifest"),
         ({"extra": 1}, "manifest"),
         ({"config": {"img_resolution": 8}}, "config"),
