@@ -27,6 +27,9 @@ def add_file_commands(commands: Any) -> None:
     convert.add_argument("source", type=Path)
     convert.add_argument("destination", type=Path, help="ends in .safetensors by custom; replaced if it exists")
     _add_options(convert)
+    convert.add_argument(
+        "--feature-network", action="store_true", help="the source is a feature network, not a checkpoint"
+    )
     export = _command(commands, "export", "Write a checkpoint's weights for the official code, under official names.")
     export.add_argument("source", type=Path, help="a checkpoint of any supported format")
     export.add_argument("destination", type=Path, help="replaced if it exists")
@@ -89,6 +92,11 @@ def _add_options(command: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> dict[str, Any]:
+    if options.feature_network:
+        from ddo_engine.evaluation import convert_features  # noqa: PLC0415  (torch)
+
+        features = convert_features(options.source, options.destination)
+        return {"destination": str(options.destination), **features.model_dump(mode="json")}
     from ddo_engine.conversion import convert  # noqa: PLC0415  (torch)
 
     manifest = convert(options.source, options.destination, _conversion_options(options))

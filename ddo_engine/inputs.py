@@ -12,6 +12,7 @@ from ddo_engine.companions import Companions
 from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
+from ddo_engine.evaluation.named_networks import path_of
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.spec import (
     IMAGES_AS_STORED,
@@ -29,14 +30,15 @@ CHECKPOINT, DATASET, FEATURE_NETWORK = "base_checkpoint", "dataset.uri", "featur
 
 
 def local_path(file: FileRef, param: str) -> Path:
-    """Return where a file lies.
+    """Return where a file lies; that of a feature network may be a name.
 
     Raises:
         InvalidSpec: It has only a URI: fetching is not the engine's business.
+        InvalidFeatureNetwork: The name stands for nothing on this machine.
     """
     if file.path is None:
         raise InvalidSpec(f"{param}: {file.uri} is not fetched; the engine reads local files, give a path", param=param)
-    return Path(file.path)
+    return path_of(file.path) if param == FEATURE_NETWORK else Path(file.path)
 
 
 def verified_sha256(file: FileRef, param: str) -> str:

@@ -36,8 +36,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
         IncompatibleInputs: Each is fine, together they are not.
     """
     context.announce("validate")
-    for param in ("dataset", "feature_network"):
-        verified_sha256(getattr(spec, param), param)
+    verified_sha256(spec.dataset, "dataset")
     converted = convert_inputs(spec, context)
     spec = spec.model_copy(update={str(name): file for name, file in converted.items()})
     models = open_models(spec, context.device)

@@ -39,6 +39,16 @@ class ServiceSettings(BaseSettings):
     input_buckets: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(), description="Buckets, separated by ':', from which s3:// inputs of jobs may come."
     )
+    inception_weights: str | None = Field(
+        default=None,
+        description="What a job's feature network 'inception' is: a path, file:///… or s3://bucket/key, wherever it "
+        "lies; API and workers both read it.",
+    )
+    trusted_feature_networks: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Worker: SHA-256 of feature networks whose own code may run (TorchScript, torch.export), separated "
+        "by ':'.",
+    )
     max_input_bytes: int = Field(default=50 * 2**30, ge=1, description="Largest input file that is fetched.")
     max_body_bytes: int = Field(default=256 * 1024, ge=1024, description="Largest request body.")
 
@@ -86,7 +96,7 @@ class ServiceSettings(BaseSettings):
             )
         return self
 
-    @field_validator("input_roots", "input_buckets", mode="before")
+    @field_validator("input_roots", "input_buckets", "trusted_feature_networks", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part for part in value.split(":") if part) if isinstance(value, str) else value

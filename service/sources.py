@@ -8,13 +8,14 @@
 
 ``file:///…`` below ``DDO_INPUT_ROOTS`` and ``s3://bucket/key`` of ``DDO_INPUT_BUCKETS``. A refused URI is refused
 whether or not anything lies behind it. ``object:{key}`` names a file in our own store: units use it, clients may not.
+``inception`` is what ``DDO_INCEPTION_WEIGHTS`` names, wherever that lies.
 """
 
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
@@ -23,6 +24,7 @@ from urllib.parse import unquote, urlsplit
 from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
+from ddo_engine.spec import FETCH_INCEPTION, INCEPTION, INCEPTION_VARIABLE
 from service.settings import ServiceSettings
 from service.storage import ObjectNotFound, ObjectStore, StorageError, local_store_folder, split_s3_url
 from service.storage.files import (
@@ -92,12 +94,17 @@ class Sources:
     def check(self, uri: str) -> int:
         """Return the size in bytes of the input that a client named.
 
+        The operator's own 'inception' may lie anywhere.
+
         Raises:
             UriNotAllowed: The URI is not open to clients (``object:`` never is).
             InputNotFound: Nothing readable is there.
             InputTooLarge: The file exceeds the limit.
             InputUnavailable: Its store did not answer.
         """
+        if uri == INCEPTION:
+            own, uri = self._inception()
+            return own.check(uri)
         if uri.startswith("file:"):
             with _open_below(_path_of(uri), self._roots, self._private_folder) as file:
                 size = os.fstat(file.fileno()).st_size
@@ -120,6 +127,9 @@ class Sources:
             InputUnavailable: The transfer broke; try again.
             OSError: ``path`` cannot be written.
         """
+        if uri == INCEPTION:
+            own, uri = self._inception()
+            return own.fetch(uri, path)
         if uri.startswith(OBJECT_SCHEME):
             return self._fetch_object(uri.removeprefix(OBJECT_SCHEME), path)
         if uri.startswith("file:"):
@@ -134,6 +144,18 @@ class Sources:
                 finally:
                     body.close()
         raise UriNotAllowed(f"URIs of this scheme are not allowed: give {ALLOWED}")
+
+    def _inception(self) -> tuple["Sources", str]:
+        """Return sources that are open to what the operator called 'inception', and its URI."""
+        weights = self.settings.inception_weights
+        if not weights:
+            raise InputNotFound(
+                f"this service has no weights for 'inception': fetch them with `{FETCH_INCEPTION}` and name them by "
+                f"a URI, or have the operator set {INCEPTION_VARIABLE}"
+            )
+        uri = weights if ":" in weights else Path(weights).absolute().as_uri()
+        opened = {"input_roots": (Path("/"),), "input_buckets": (split_s3_url(uri)[0],)}
+        return replace(self, settings=self.settings.model_copy(update=opened)), uri
 
     def _copy(self, source: Readable, path: Path) -> CopiedFile:
         limit = self.settings.max_input_bytes

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import ddo_engine.spec as contract
+from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
 from service.settings import ServiceSettings
 from service.statuses import UnitKind
 
@@ -46,6 +47,7 @@ def engine_environment(settings: ServiceSettings, temporary: Path) -> dict[str, 
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)}
     environment["TMPDIR"] = str(temporary)
+    environment[TRUSTED_FEATURE_NETWORKS] = ":".join(settings.trusted_feature_networks)
     # Torchrun ends what has not ended so long after it was asked to; it is we who know how long a state may take.
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(settings.grace_seconds))
     _, _, gpus = settings.engine_device.partition(":")

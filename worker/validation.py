@@ -59,7 +59,7 @@ def store_inputs(
         autoencoder=store_optional("autoencoder"),
         guide=store_optional("guide"),
         dataset=store(spec.dataset),
-        feature_network=store(spec.feature_network),
+        feature_network=store(report.converted.get("feature_network", spec.feature_network)),
         checkpoint_info=report.checkpoint,
         dataset_info=report.dataset,
     )

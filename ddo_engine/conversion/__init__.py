@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ddo_engine.conversion.official_file import OfficialFile, open_official
     from ddo_engine.conversion.options import ConversionOptions
     from ddo_engine.conversion.report import CheckpointReport, inspect_checkpoint
-    from ddo_engine.conversion.sandbox import SandboxLimits, convert_in_sandbox
+    from ddo_engine.conversion.sandbox import SandboxLimits, convert_features_in_sandbox, convert_in_sandbox
     from ddo_engine.conversion.sniffing import FileFormat, sniff
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "OfficialFile",
     "SandboxLimits",
     "convert",
+    "convert_features_in_sandbox",
     "convert_in_sandbox",
     "export",
     "inspect_checkpoint",
@@ -36,6 +37,7 @@ _HOME = {
     "OfficialFile": "official_file",
     "SandboxLimits": "sandbox",
     "convert": "converting",
+    "convert_features_in_sandbox": "sandbox",
     "convert_in_sandbox": "sandbox",
     "export": "exporting",
     "inspect_checkpoint": "report",

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import Field
 
 from ddo_engine.conversion.options import ConversionOptions
-from ddo_engine.errors import CorruptCheckpoint, EngineError, InvalidSpec, OutOfMemory
+from ddo_engine.errors import CorruptCheckpoint, EngineError, InvalidFeatureNetwork, InvalidSpec, OutOfMemory
 from ddo_engine.files import size_of_tree
 from ddo_engine.spec import Settings
 
@@ -64,15 +64,46 @@ def convert_in_sandbox(
         InvalidSpec: As there, or the output is larger than allowed.
         OutOfMemory: The process needed more memory than allowed.
     """
-    source, destination, limits = Path(source).absolute(), Path(destination).absolute(), limits or SandboxLimits()
+    asked = {"kind": "checkpoint", "options": (options or ConversionOptions()).model_dump(mode="json")}
+    return _in_sandbox(Path(source), Path(destination), limits or SandboxLimits(), asked)
+
+
+def convert_features_in_sandbox(
+    source: str | Path, destination: str | Path, limits: SandboxLimits | None = None
+) -> dict[str, Any]:
+    """Do what :func:`ddo_engine.evaluation.convert_features` does, in a process with limits.
+
+    Args:
+        source: As there.
+        destination: As there; it appears only once the process has ended well.
+        limits: What the process may take.
+
+    Returns:
+        The manifest of what was written, as JSON has it.
+
+    Raises:
+        InvalidFeatureNetwork: As there, or the file made the process exceed its time or crash.
+        InvalidSpec: The output is larger than allowed.
+        OutOfMemory: The process needed more memory than allowed.
+    """
+    try:
+        return _in_sandbox(
+            Path(source), Path(destination), limits or SandboxLimits(), {"kind": "feature_network", "options": {}}
+        )
+    except CorruptCheckpoint as error:
+        raise InvalidFeatureNetwork(error.message) from error
+
+
+def _in_sandbox(source: Path, destination: Path, limits: SandboxLimits, asked: dict[str, Any]) -> dict[str, Any]:
+    source, destination = source.absolute(), destination.absolute()
     if not destination.parent.is_dir():
         raise InvalidSpec(f"{destination.parent} is not a folder: make it first", param="destination")
     with TemporaryDirectory(dir=destination.parent, prefix=".convert-") as folder:
         converted = Path(folder) / destination.name
         request = {
+            **asked,
             "source": str(source),
             "destination": str(converted),
-            "options": (options or ConversionOptions()).model_dump(mode="json"),
             "limits": {**limits.model_dump(), "file_bytes": limits.file_bytes or _needed_bytes(source)},
             "parent": os.getpid(),
         }

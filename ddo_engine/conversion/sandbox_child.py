@@ -22,10 +22,7 @@ def main() -> None:
     _die_with(request["parent"])
     _limit(request["limits"])
     try:
-        from ddo_engine.conversion.converting import convert  # noqa: PLC0415  (torch, under the limits)
-
-        options = ConversionOptions.model_validate(request["options"])
-        answer = {"manifest": convert(request["source"], request["destination"], options).model_dump(mode="json")}
+        answer = {"manifest": _convert(request)}
     except EngineError as error:
         answer = _refusal(error)
     except (MemoryError, RuntimeError) as error:
@@ -34,6 +31,19 @@ def main() -> None:
             raise
         answer = _refusal(out_of_memory(Path(request["source"]).name, request["limits"]["memory_bytes"]))
     json.dump(answer, sys.stdout)
+
+
+def _convert(request: dict[str, Any]) -> dict[str, Any]:
+    """Convert and return the manifest; torch is imported under the limits."""
+    source, destination = request["source"], request["destination"]
+    if request["kind"] == "feature_network":
+        from ddo_engine.evaluation.features import convert_features  # noqa: PLC0415
+
+        return convert_features(source, destination).model_dump(mode="json")
+    from ddo_engine.conversion.converting import convert  # noqa: PLC0415
+
+    options = ConversionOptions.model_validate(request["options"])
+    return convert(source, destination, options).model_dump(mode="json")
 
 
 def _refusal(error: EngineError) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from ddo_engine.device import is_allocation_failure
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation.feature_module import FeatureModule
 from ddo_engine.evaluation.program_format import program_format
+from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
 
-TRUSTED_VARIABLE = "DDO_TRUSTED_FEATURE_NETWORKS"
 _MAX_BYTES_PER_PIXEL = 1024  # of activations, where nobody knows the network
 
 
@@ -64,6 +64,20 @@ class Program(FeatureModule):
         return outputs
 
 
+def is_trusted(sha256: str) -> bool:
+    """Say whether the environment names a file as one whose code may run."""
+    return sha256 in os.environ.get(TRUSTED_FEATURE_NETWORKS, "").split(":")
+
+
+def untrusted(name: str, sha256: str) -> InvalidFeatureNetwork:
+    """Return the refusal of a program that nobody trusts."""
+    return InvalidFeatureNetwork(
+        f"{name} is a program (TorchScript or torch.export) of a network that the engine does not know, or a damaged "
+        "file of one that it does: whoever loads it runs its author's code. If you trust it, set "
+        f"{TRUSTED_FEATURE_NETWORKS}={sha256} (for jobs, the operator does), or load it with run_code=True in Python"
+    )
+
+
 def load_program(path: Path, sha256: str, device: torch.device, *, run_code: bool) -> Program:
     """Load a program, whose code may then run.
 
@@ -76,12 +90,8 @@ def load_program(path: Path, sha256: str, device: torch.device, *, run_code: boo
     Raises:
         InvalidFeatureNetwork: Nobody said that this file may be run, or it cannot be read.
     """
-    if not run_code and sha256 not in os.environ.get(TRUSTED_VARIABLE, "").split(":"):
-        raise InvalidFeatureNetwork(
-            f"{path.name} is a program (TorchScript or torch.export) of a network that the engine does not know, or a "
-            f"damaged file of one that it does: whoever loads it runs its author's code. If you trust it, set "
-            f"{TRUSTED_VARIABLE}={sha256} (for jobs, the operator does), or load it with run_code=True in Python"
-        )
+    if not run_code and not is_trusted(sha256):
+        raise untrusted(path.name, sha256)
     try:
         return Program(_load(path, device), path.name)
     except (RuntimeError, ValueError, OSError, KeyError, AssertionError) as error:

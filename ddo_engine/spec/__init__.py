@@ -29,7 +29,7 @@ from ddo_engine.spec.event import (
     Started,
     TrainingWarning,
 )
-from ddo_engine.spec.feature_network import FETCH_INCEPTION, INCEPTION, INCEPTION_VARIABLE
+from ddo_engine.spec.feature_network import FETCH_INCEPTION, INCEPTION, INCEPTION_VARIABLE, TRUSTED_FEATURE_NETWORKS
 from ddo_engine.spec.job import JobSpec
 from ddo_engine.spec.learning_rate import (
     CosineSchedule,
@@ -77,6 +77,7 @@ __all__ = [
     "IMAGES_AS_STORED",
     "INCEPTION",
     "INCEPTION_VARIABLE",
+    "TRUSTED_FEATURE_NETWORKS",
     "UNIT_SPEC",
     "AutoregressiveSettings",
     "Beta",

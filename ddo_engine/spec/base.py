@@ -10,6 +10,8 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Uri = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^[a-z][a-z0-9+.-]*:\S+$")]
 
+UriOrInception = Annotated[str, Field(min_length=1, max_length=2048, pattern=r"^(inception|[a-z][a-z0-9+.-]*:\S+)$")]
+
 
 class Settings(BaseModel):
     """Base of all settings: unknown fields, NaN and infinities are refused; instances do not change."""
@@ -23,7 +25,7 @@ class FileRef(Settings):
     A bare string in JSON is a local path, so that specs written by hand stay short.
     """
 
-    uri: Uri | None = None
+    uri: UriOrInception | None = None
     sha256: Sha256 | None = None
     size_bytes: int | None = Field(default=None, ge=0)
     path: str | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ddo_engine.presets import with_preset
-from ddo_engine.spec.base import Seed, Settings, Uri
+from ddo_engine.spec.base import Seed, Settings, Uri, UriOrInception
 from ddo_engine.spec.reference_set import ReferenceSetSettings
 from ddo_engine.spec.rounds import RoundOverride, RoundSettings, StopSettings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
@@ -37,7 +37,10 @@ class JobSpec(Settings):
         default=None, description="The network that guides sampling, for sampler.guidance_scale (autoguidance)."
     )
     dataset: DatasetSettings
-    feature_network: Uri = Field(description="The network in whose features FID is measured.")
+    feature_network: UriOrInception = Field(
+        description="The network in whose features FID is measured: a file, or 'inception', the Inception-v3 that the "
+        "service's operator has set up."
+    )
     rounds: int = Field(ge=1, le=100)
     grid: Grid
     training: TrainingSettings

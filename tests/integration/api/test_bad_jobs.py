@@ -260,6 +260,8 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
         "input_not_found",
         "dataset.uri",
     ),
+    ("Inception that is not here", put("feature_network", "inception"), "input_not_found", "feature_network"),
+    ("unknown feature network", put("feature_network", "resnet"), "validation_failed", "feature_network"),
     ("folder", put_input("dataset.uri", lambda root: (root / "folder").as_uri()), "input_not_found", "dataset.uri"),
     (
         "file name too long",

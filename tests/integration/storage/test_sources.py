@@ -49,6 +49,24 @@ def test_file_below_a_root_is_checked_and_fetched(sources, root, tmp_path) -> No
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["data.zip"]
 
 
+def test_inception_is_what_the_operator_named_wherever_it_lies(sources, tmp_path) -> None:
+    (tmp_path / "weights of inception.pth").write_bytes(CONTENT)
+    weights = tmp_path / "weights of inception.pth"
+    for name in (str(weights), weights.as_uri()):
+        settings = sources.settings.model_copy(update={"inception_weights": name})
+        opened = Sources(settings, sources.store)
+        assert opened.check("inception") == len(CONTENT)
+        assert opened.fetch("inception", tmp_path / "work" / "inception").size_bytes == len(CONTENT)
+        with pytest.raises(UriNotAllowed):
+            opened.check(weights.as_uri())
+
+
+def test_inception_that_no_operator_named_says_how_to_get_it(sources, tmp_path) -> None:
+    for attempt in (sources.check, lambda name: sources.fetch(name, tmp_path / "work" / "inception")):
+        with pytest.raises(InputNotFound, match=r"curl .*pt_inception-2015-12-05.*DDO_INCEPTION_WEIGHTS"):
+            attempt("inception")
+
+
 def test_link_that_stays_below_the_roots_is_followed(sources, root) -> None:
     (root / "link").symlink_to("sub/data set.zip")
     assert sources.check((root / "link").as_uri()) == len(CONTENT)
@@ -205,6 +223,16 @@ def test_object_of_an_open_bucket_is_checked_and_fetched(s3_sources, swift, tmp_
     assert s3_sources.check(uri) == len(CONTENT)
     fetched = s3_sources.fetch(uri, tmp_path / "copy")
     assert (fetched.sha256, (tmp_path / "copy").read_bytes()) == (hashlib.sha256(CONTENT).hexdigest(), CONTENT)
+
+
+def test_inception_may_lie_in_a_bucket_that_is_not_open(s3_sources, swift, tmp_path) -> None:
+    uri = f"s3://{swift.name}/sets/d#a ta?.zip"
+    settings = s3_sources.settings.model_copy(update={"input_buckets": (), "inception_weights": uri})
+    opened = Sources(settings, s3_sources.store)
+    assert opened.check("inception") == len(CONTENT)
+    assert opened.fetch("inception", tmp_path / "copy").size_bytes == len(CONTENT)
+    with pytest.raises(UriNotAllowed):
+        opened.check(uri)
 
 
 def test_object_of_an_open_bucket_missing_too_large_or_private_is_refused(s3_sources, swift, tmp_path) -> None:

@@ -168,8 +168,9 @@ def test_report_of_a_file_outside_the_work_folder_is_refused(workplace, path):
 
 def test_report_of_a_relative_path_means_the_engine_s_folder(workplace):
     (workplace.folder / "guide.out").write_text("a file in the worker's own folder")
-    workplace.script(validate={"converted": [["guide", "guide.out"]]})
+    workplace.script(validate={"converted": [["guide", "guide.out"], ["feature_network", "features.out"]]})
     workplace.start_worker()
     job = workplace.wait_for_end(workplace.submit())
     found = JobInputs.model_validate(job.inputs)
     assert stored(workplace, found.guide).read_text() == "converted guide"
+    assert stored(workplace, found.feature_network).read_text() == "converted feature_network"

@@ -1,6 +1,7 @@
 """Feature networks in their authors' formats."""
 
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation import convert_features, load_features
 from ddo_engine.evaluation.dinov2 import resampled_positions
 from ddo_engine.evaluation.inception_names import graph_names
-from ddo_engine.evaluation.program import TRUSTED_VARIABLE
 from ddo_engine.files import sha256_of
+from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
 from tests.inception_files import save_torchscript, without_scales, write_torchscript
 from tests.numerics.inception_weights import inception_weights
 
@@ -88,6 +89,24 @@ def test_load_state_dict_with_other_tensors_is_refused(tmp_path: Path):
         load_features(tmp_path / "other.safetensors")
 
 
+class Touch:
+    """Pickles as a command that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.path}",)
+
+
+def test_load_hostile_pickle_is_refused_and_not_run(tmp_path: Path):
+    mark = tmp_path / "mark"
+    torch.save({"fc.weight": Touch(mark)}, tmp_path / "hostile.pth")
+    with pytest.raises(InvalidFeatureNetwork, match=r"posix\.system"):
+        load_features(tmp_path / "hostile.pth", run_code=True)
+    assert not mark.exists()
+
+
 def test_load_nvidia_s_torchscript_takes_its_tensors_and_leaves_its_code(tmp_path: Path):
     path = write_torchscript(tmp_path / "inception-2015-12-05.pt")
     assert_weights(load_features(path).module, without_scales())
@@ -110,14 +129,14 @@ def test_graph_names_that_shapes_do_not_tell_apart():
 def test_load_program_runs_only_where_somebody_trusts_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = tmp_path / "means.pt"
     save_torchscript(Means(), path)
-    with pytest.raises(InvalidFeatureNetwork, match=rf"{TRUSTED_VARIABLE}={sha256_of(path)}.*run_code=True"):
+    with pytest.raises(InvalidFeatureNetwork, match=rf"{TRUSTED_FEATURE_NETWORKS}={sha256_of(path)}.*run_code=True"):
         load_features(path)
-    monkeypatch.setenv(TRUSTED_VARIABLE, f"{'0' * 64}:{sha256_of(path)}")
+    monkeypatch.setenv(TRUSTED_FEATURE_NETWORKS, f"{'0' * 64}:{sha256_of(path)}")
     expected = IMAGES.float().mean(dim=(2, 3)) * 2
     for network in (load_features(path), load_features(path, run_code=True)):
         torch.testing.assert_close(network(IMAGES)["features"], expected)
         assert network.computes("logits")  # nobody knows
-    with pytest.raises(InvalidFeatureNetwork, match="nothing to convert"):
+    with pytest.raises(InvalidFeatureNetwork, match=TRUSTED_FEATURE_NETWORKS):
         convert_features(path, tmp_path / "a.safetensors")
 
 
@@ -126,7 +145,7 @@ def test_load_exported_program_runs_where_it_is_trusted(tmp_path: Path):
     example = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
     program = torch.export.export(Means(), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
     torch.export.save(program, path)
-    with pytest.raises(InvalidFeatureNetwork, match=TRUSTED_VARIABLE):
+    with pytest.raises(InvalidFeatureNetwork, match=TRUSTED_FEATURE_NETWORKS):
         load_features(path)
     network = load_features(path, run_code=True)
     torch.testing.assert_close(network(IMAGES)["features"], IMAGES.float().mean(dim=(2, 3)) * 2)

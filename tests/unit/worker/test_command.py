@@ -81,6 +81,14 @@ def test_engine_environment_holds_no_secrets_and_one_gpu(monkeypatch):
     assert "secret" not in environment.values()
 
 
+def test_engine_is_told_which_feature_networks_are_trusted(monkeypatch):
+    monkeypatch.setenv("DDO_TRUSTED_FEATURE_NETWORKS", "aa:bb")
+    for name in ("DATABASE_URL", "BROKER_URL", "STORAGE_URL"):
+        monkeypatch.setenv(f"DDO_{name}", "x")
+    assert ServiceSettings().trusted_feature_networks == ("aa", "bb")
+    assert engine_environment(ServiceSettings(), Path("/a/tmp"))["DDO_TRUSTED_FEATURE_NETWORKS"] == "aa:bb"
+
+
 def test_engine_environment_of_another_python_is_left_alone(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/theirs")
 
