@@ -14,7 +14,7 @@ from ddo_engine.conversion import (
     sniff,
 )
 from ddo_engine.errors import CorruptCheckpoint, InvalidFeatureNetwork, InvalidSpec
-from ddo_engine.evaluation.program import is_trusted
+from ddo_engine.evaluation.networks.program import is_trusted
 from ddo_engine.families import get_family
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.files import sha256_of

@@ -12,7 +12,7 @@ from ddo_engine.companions import Companions
 from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
-from ddo_engine.evaluation.named_networks import path_of
+from ddo_engine.evaluation.networks.named_networks import path_of
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.spec import (
     IMAGES_AS_STORED,

@@ -17,7 +17,7 @@ from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
 from ddo_engine.command_line import COMMANDS
 from ddo_engine.data import round_to_grey_levels, write_dataset
 from ddo_engine.evaluation import FeatureManifest, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.events import EventWriter
 from ddo_engine.families import get_family
 from ddo_engine.interruption import StopRequest

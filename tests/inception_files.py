@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ddo_engine.evaluation.inception_names import graph_names
+from ddo_engine.evaluation.networks.inception_names import graph_names
 from tests.numerics.inception_weights import inception_weights
 
 

@@ -11,7 +11,7 @@ from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
 from ddo_engine.conversion import convert
 from ddo_engine.data import load_dataset, write_dataset
 from ddo_engine.evaluation import FeatureManifest, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.families import get_family
 from ddo_engine.families.diffusion.space import LatentScaling
 from ddo_engine.latents import encode_to_file

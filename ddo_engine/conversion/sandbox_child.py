@@ -37,7 +37,7 @@ def _convert(request: dict[str, Any]) -> dict[str, Any]:
     """Convert and return the manifest; torch is imported under the limits."""
     source, destination = request["source"], request["destination"]
     if request["kind"] == "feature_network":
-        from ddo_engine.evaluation.features import convert_features  # noqa: PLC0415
+        from ddo_engine.evaluation.networks.saving import convert_features  # noqa: PLC0415
 
         return convert_features(source, destination).model_dump(mode="json")
     from ddo_engine.conversion.converting import convert  # noqa: PLC0415

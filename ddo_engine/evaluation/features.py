@@ -1,41 +1,25 @@
 """Feature networks, pluggable by file."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from ddo_engine.device import full_float32
-from ddo_engine.errors import CorruptCheckpoint, InvalidFeatureNetwork
-from ddo_engine.evaluation.dinov2 import build_dinov2
-from ddo_engine.evaluation.dinov2_config import Dinov2Settings
-from ddo_engine.evaluation.feature_file import FeatureFile, FeatureManifest, write_feature_file
-from ddo_engine.evaluation.feature_module import FeatureModule
-from ddo_engine.evaluation.foreign_features import COUNTERS, open_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
-from ddo_engine.evaluation.inception import Inception, InceptionConfig
-from ddo_engine.evaluation.named_networks import path_of
-from ddo_engine.evaluation.program import load_program, untrusted
+from ddo_engine.errors import InvalidFeatureNetwork
+from ddo_engine.evaluation.networks.building import build_features
+from ddo_engine.evaluation.networks.feature_file import FeatureManifest
+from ddo_engine.evaluation.networks.feature_module import FeatureModule
+from ddo_engine.evaluation.networks.foreign_features import open_features
+from ddo_engine.evaluation.networks.named_networks import path_of
+from ddo_engine.evaluation.networks.program import load_program
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.spec import EvaluationSettings
-from ddo_engine.stored_tensor import StoredTensor, pieces_of
 
 _MOST_IMAGES, _FEWEST_IMAGES = 256, 16  # in one call; CPUs compute multiples of 16 rows alike
 _CALL_BYTES = {"cpu": 1 << 29}
 _CALL_BYTES_ELSEWHERE = 1 << 32
-
-
-# Networks of our own, which are checked and filled by names and shapes; DINOv2 is filled by its library.
-_OURS: dict[str, Callable[[Mapping[str, Any]], FeatureModule]] = {
-    "image_classifier": lambda config: ImageClassifier(ImageClassifierConfig.model_validate(config)),
-    "inception": lambda config: Inception(InceptionConfig.model_validate(config)),
-}
-_DINOV2 = "dinov2"
 
 
 @dataclass(frozen=True)
@@ -139,94 +123,3 @@ def load_features(
         module = build_features(path, file)
     module.eval().requires_grad_(False).to(device, dtype)
     return FeatureNetwork(module, file.manifest, sha256, device)
-
-
-def build_features(path: Path, file: FeatureFile) -> FeatureModule:
-    """Read the tensors of a file into the network that its manifest names.
-
-    Raises:
-        InvalidFeatureNetwork: There is no such architecture, or these are not its tensors.
-    """
-    module = check_features(path, file)
-    with _blaming(path, file):
-        tensors = {name: _read(tensor) for name, tensor in file.tensors.items()}
-        for name, tensor in tensors.items():
-            _require_finite(path, name, tensor)
-        if module is None:
-            return build_dinov2(file.manifest.config, tensors)
-        module.load_state_dict(tensors, strict=True, assign=True)
-    return module
-
-
-def check_features(path: Path, file: FeatureFile) -> FeatureModule | None:
-    """Check what can be checked without reading the tensors, and return the empty network if it is one of ours.
-
-    Raises:
-        InvalidFeatureNetwork: There is no such architecture, or these are not its config and tensors.
-    """
-    architecture, config = file.manifest.architecture, file.manifest.config
-    known = sorted((*_OURS, _DINOV2))
-    if architecture not in known:
-        raise InvalidFeatureNetwork(
-            f"{path.name}: there is no architecture {architecture[:80]!r}; known: {', '.join(known)}"
-        )
-    with _blaming(path, file):
-        if architecture == _DINOV2:
-            Dinov2Settings.model_validate(config)
-            return None
-        with torch.device("meta"):  # the file's own tensors are all the memory that a manifest can ask for
-            module = _OURS[architecture](config)
-        expected = {name: value.shape for name, value in module.state_dict().items() if not name.endswith(COUNTERS)}
-        found = {name: tensor.shape for name, tensor in file.tensors.items()}
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if wrong:
-            raise RuntimeError(f"missing, not of it, or of another shape: {', '.join(name[:80] for name in wrong[:3])}")
-        return module
-
-
-@contextmanager
-def _blaming(path: Path, file: FeatureFile) -> Iterator[None]:
-    try:
-        yield
-    except (ValidationError, RuntimeError, CorruptCheckpoint) as error:
-        raise InvalidFeatureNetwork(
-            f"{path.name}: its config and tensors are not those of a network {file.manifest.architecture!r} ({error})"
-        ) from error
-
-
-def _read(tensor: StoredTensor | Tensor) -> Tensor:
-    return tensor.read() if isinstance(tensor, StoredTensor) else tensor
-
-
-def _require_finite(path: Path, name: str, tensor: StoredTensor | Tensor) -> None:
-    if tensor.dtype != torch.float32 or not all(bool(torch.isfinite(piece).all()) for piece in pieces_of(tensor)):
-        raise InvalidFeatureNetwork(f"{path.name}: {name} must be finite float32 numbers: save the network again")
-
-
-def save_features(path: str | Path, module: FeatureModule, manifest: FeatureManifest) -> None:
-    """Write a feature network atomically; the same weights and manifest give the same bytes."""
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in module.state_dict().items()}
-    write_feature_file(Path(path), FeatureFile(manifest, tensors))
-
-
-def convert_features(source: str | Path, destination: str | Path) -> FeatureManifest:
-    """Write a feature network of any supported format as one of ours; nothing in it is run.
-
-    The weights go from file to file a few megabytes at a time.
-
-    Args:
-        source: As for :func:`load_features`, but no program.
-        destination: Where to, in an existing folder; a file that is there is replaced.
-
-    Raises:
-        InvalidFeatureNetwork: As there.
-    """
-    source, destination = Path(source), Path(destination)
-    with open_features(source, workspace=destination.parent) as file:
-        if file is None:
-            raise untrusted(source.name, sha256_of_tree(source))
-        check_features(source, file)
-        for name, tensor in file.tensors.items():
-            _require_finite(source, name, tensor)
-        write_feature_file(destination, file)
-        return file.manifest

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from ddo_engine.data import ImageDataset, load_dataset
 from ddo_engine.evaluation import FeatureManifest, load_features, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.files import sha256_of
 
 CONFIG = ImageClassifierConfig(img_resolution=8, img_channels=1, num_classes=10)

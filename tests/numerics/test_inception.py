@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddo_engine.evaluation import inception as inception_module
-from ddo_engine.evaluation.inception import Inception
-from ddo_engine.evaluation.tensorflow_resize import resize
+from ddo_engine.evaluation.networks import inception as inception_module
+from ddo_engine.evaluation.networks.inception import Inception
+from ddo_engine.evaluation.networks.tensorflow_resize import resize
 from tests.numerics.golden import arrays, description, tensor
 from tests.numerics.inception_weights import NAME, inception_weights
 

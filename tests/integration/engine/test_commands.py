@@ -15,7 +15,7 @@ from ddo_engine.errors import (
     NonFiniteLoss,
 )
 from ddo_engine.evaluation import FeatureManifest, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.families import get_family
 from tests.engine_inputs import CLASSIFIER, NETWORK, make_inputs, merged, run_in_process, write_checkpoint
 

@@ -7,7 +7,7 @@ import torch
 
 from ddo_engine.data import write_dataset
 from ddo_engine.evaluation import FeatureManifest, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from tests.engine_inputs import EngineInputs, finish, results, run_engine, start_engine, write_checkpoint
 from tests.integration.engine.test_process import read_until
 from tests.numerics.golden import description

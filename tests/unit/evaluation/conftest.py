@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddo_engine.evaluation import FeatureManifest, FeatureNetwork, load_features, save_features
-from ddo_engine.evaluation.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 
 CONFIG = {"img_resolution": 8, "img_channels": 1, "num_classes": 10, "model_channels": 4, "feature_dim": 12}
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 import ddo_engine
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation import convert_features, load_features
-from ddo_engine.evaluation.dinov2 import resampled_positions
-from ddo_engine.evaluation.inception_names import graph_names
+from ddo_engine.evaluation.networks.dinov2 import resampled_positions
+from ddo_engine.evaluation.networks.inception_names import graph_names
 from ddo_engine.files import sha256_of
 from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
 from tests.inception_files import save_torchscript, without_scales, write_torchscript
@@ -168,7 +168,9 @@ def test_load_damaged_program_is_refused(tmp_path: Path):
     path = tmp_path / "means.pt"
     save_torchscript(Means(), path)
     whole = path.read_bytes()
-    for damaged in (whole[:-100], whole[:100], whole.replace(b"data.pkl", b"atad.pkl")):
+    disks = whole.rindex(b"PK\6\7") + 16
+    of_two_disks = whole[:disks] + b"\2" + whole[disks + 1 :]
+    for damaged in (whole[:-100], whole[:100], whole.replace(b"data.pkl", b"atad.pkl"), of_two_disks):
         path.write_bytes(damaged)
         with pytest.raises(InvalidFeatureNetwork):
             load_features(path, run_code=True)

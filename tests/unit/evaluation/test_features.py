@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation import FeatureManifest, FeatureNetwork, load_features, save_features
-from ddo_engine.evaluation.inception import Inception
+from ddo_engine.evaluation.networks.inception import Inception
 from ddo_engine.files import sha256_of
 
 IMAGES = torch.randint(0, 256, (7, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ddo_engine.device import is_allocation_failure
 from ddo_engine.errors import InvalidFeatureNetwork
-from ddo_engine.evaluation.feature_module import FeatureModule
-from ddo_engine.evaluation.program_format import program_format
+from ddo_engine.evaluation.networks.feature_module import FeatureModule
+from ddo_engine.evaluation.networks.program_format import program_format
 from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
 
 _MAX_BYTES_PER_PIXEL = 1024  # of activations, where nobody knows the network

@@ -13,8 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from ddo_engine.errors import InvalidFeatureNetwork
-from ddo_engine.evaluation.dinov2_config import Dinov2Settings
-from ddo_engine.evaluation.feature_module import FeatureModule
+from ddo_engine.evaluation.networks.dinov2_config import Dinov2Settings
+from ddo_engine.evaluation.networks.feature_module import FeatureModule
 
 SIDE = 224
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1]

@@ -7,7 +7,7 @@
 | TorchScript of the same network, by NVIDIA: its tensors alone | ``inception`` |
 | folder of a DINOv2 model, or a zip of one | ``dinov2`` |
 
-A program of another network (TorchScript, ``torch.export``) is none of these: see :mod:`ddo_engine.evaluation.program`.
+A program of another network (TorchScript, ``torch.export``) is none of these: see ``program.py``.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,10 +21,10 @@ from ddo_engine.conversion.sniffing import FileFormat, sniff
 from ddo_engine.conversion.torch_file import read_legacy_state_dict, read_script_tensors, read_zip_state_dict
 from ddo_engine.conversion.unpacking import unpacked
 from ddo_engine.errors import CorruptCheckpoint, InvalidFeatureNetwork
-from ddo_engine.evaluation.dinov2_folder import read_dinov2_folder
-from ddo_engine.evaluation.feature_file import MANIFEST_KEY, FeatureFile, FeatureManifest, parse_manifest
-from ddo_engine.evaluation.inception_names import is_graph, ported
-from ddo_engine.evaluation.program_format import program_format
+from ddo_engine.evaluation.networks.dinov2_folder import read_dinov2_folder
+from ddo_engine.evaluation.networks.feature_file import MANIFEST_KEY, FeatureFile, FeatureManifest, parse_manifest
+from ddo_engine.evaluation.networks.inception_names import is_graph, ported
+from ddo_engine.evaluation.networks.program_format import program_format
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.stored_tensor import StoredTensor
 from ddo_engine.tensor_file import read_tensor_file

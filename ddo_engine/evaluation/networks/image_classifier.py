@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import Field
 from torch import Tensor, nn
 
-from ddo_engine.evaluation.feature_module import FeatureModule
+from ddo_engine.evaluation.networks.feature_module import FeatureModule
 from ddo_engine.spec import Settings
 
 

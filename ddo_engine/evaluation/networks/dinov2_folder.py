@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ddo_engine.errors import InvalidFeatureNetwork
-from ddo_engine.evaluation.dinov2_config import Dinov2Settings
+from ddo_engine.evaluation.networks.dinov2_config import Dinov2Settings
 from ddo_engine.stored_tensor import StoredTensor
 from ddo_engine.tensor_file import read_tensor_file
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ddo_engine.evaluation.feature_module import FeatureModule
-from ddo_engine.evaluation.tensorflow_resize import resize
+from ddo_engine.evaluation.networks.feature_module import FeatureModule
+from ddo_engine.evaluation.networks.tensorflow_resize import resize
 from ddo_engine.spec import Settings
 
 IMG_RESOLUTION = 299

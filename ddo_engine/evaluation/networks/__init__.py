@@ -1,0 +1,1 @@
+"""Feature networks: their architectures, and the files that they come in."""
