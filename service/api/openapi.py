@@ -49,7 +49,7 @@ _EXAMPLES = {
         "value": {
             "base_checkpoint": "s3://models/edm-cifar10-32x32-uncond-vp.safetensors",
             "dataset": {"uri": "s3://datasets/cifar10-32x32.zip"},
-            "feature_network": "s3://models/features.safetensors",
+            "feature_network": "inception",
             "rounds": 12,
             "grid": {"alpha": [0.5, 1, 2, 4, 6], "beta": [0.01, 0.02, 0.05, 0.1]},
             "training": {

@@ -20,10 +20,16 @@ from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, Ima
 from ddo_engine.evaluation.networks.inception import Inception, InceptionConfig
 from ddo_engine.stored_tensor import StoredTensor, pieces_of
 
+
+def _inception(config: Mapping[str, Any]) -> Inception:
+    InceptionConfig.model_validate(config)
+    return Inception()
+
+
 # Networks of our own, which are checked and filled by names and shapes; DINOv2 is filled by its library.
 _OURS: dict[str, Callable[[Mapping[str, Any]], FeatureModule]] = {
     "image_classifier": lambda config: ImageClassifier(ImageClassifierConfig.model_validate(config)),
-    "inception": lambda config: Inception(InceptionConfig.model_validate(config)),
+    "inception": _inception,
 }
 _DINOV2 = "dinov2"
 

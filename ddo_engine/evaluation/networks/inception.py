@@ -112,7 +112,7 @@ class Inception(FeatureModule):
     img_channels = None
     outputs = frozenset({"64", "192", "768", "2048", "logits_unbiased", "features", "spatial", "logits"})
 
-    def __init__(self, config: InceptionConfig | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = Convolution(3, 32, _3X3, stride=2, padded=False)
         self.Conv2d_2a_3x3 = Convolution(32, 32, _3X3, padded=False)

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from ddo_engine.checkpoint import load_checkpoint
 from ddo_engine.command_line import main
-from tests.engine_inputs import REPOSITORY
+from tests.engine_inputs import REPOSITORY, make_inputs
 from tests.numerics import golden
 from tests.official_pickles import write
 from tests.unit.conversion.official_files import pickle_of, saved
@@ -62,6 +62,17 @@ def test_refusal_goes_to_stderr_for_people_and_to_stdout_for_machines(tmp_path, 
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["code"] == "invalid_checkpoint"
     assert "os.system" in error["message"]
+
+
+def test_convert_of_a_feature_network_is_asked_for(tmp_path, capsys):
+    source, ours = make_inputs(tmp_path / "inputs").feature_network, tmp_path / "ours.safetensors"
+    assert main(["convert", "--feature-network", str(source), str(ours), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["architecture"] == "image_classifier"
+    assert ours.read_bytes() == source.read_bytes()
+    (tmp_path / "text").write_text("text")
+    assert main(["convert", "--feature-network", str(tmp_path / "text"), str(ours)]) == 65
+    assert "invalid_feature_network: text" in capsys.readouterr().err
+    assert main(["convert", "--feature-network", str(source), str(tmp_path / "absent" / "x")]) == 64
 
 
 def test_inspect_of_an_official_file_says_what_it_would_become(official, capsys):

@@ -1,6 +1,7 @@
 """Models by their file, with the autoencoder that belongs to them."""
 
 import io
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ddo_engine.evaluation import convert_features
 from ddo_engine.events import EventWriter
 from ddo_engine.families import get_family
 from ddo_engine.files import sha256_of
+from ddo_engine.inputs import local_path
 from ddo_engine.interruption import StopRequest
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import FileRef, ValidateSpec
@@ -91,3 +93,9 @@ def test_convert_inputs_damaged_feature_network_is_no_checkpoint(tmp_path):
     with pytest.raises(InvalidFeatureNetwork) as error:
         convert_inputs(with_features(tmp_path, tmp_path / "features"), context_in(tmp_path))
     assert error.value.param == "feature_network"
+
+
+def test_feature_network_of_a_spec_may_be_a_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("DDO_INCEPTION_WEIGHTS", str(tmp_path / "weights.pth"))
+    assert local_path(FileRef(path="inception"), "feature_network") == tmp_path / "weights.pth"
+    assert local_path(FileRef(path="inception"), "checkpoint") == Path("inception")

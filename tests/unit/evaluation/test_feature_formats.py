@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import zipfile
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 
 import ddo_engine
 from ddo_engine.errors import InvalidFeatureNetwork
-from ddo_engine.evaluation import convert_features, load_features
+from ddo_engine.evaluation import FeatureManifest, convert_features, load_features, save_features
 from ddo_engine.evaluation.networks.dinov2 import resampled_positions
+from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.evaluation.networks.inception_names import graph_names
 from ddo_engine.files import sha256_of
 from ddo_engine.spec import TRUSTED_FEATURE_NETWORKS
@@ -57,10 +59,16 @@ def test_load_published_state_dict_is_inception(published: Path, tmp_path: Path)
     assert_weights(load_features(tmp_path / "legacy.pth").module, inception_weights())
 
 
-def test_load_by_name_reads_what_the_variable_names(published: Path, monkeypatch: pytest.MonkeyPatch):
-    for value in (str(published), published.as_uri()):
+def test_load_by_name_reads_what_the_variable_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "any network"
+    module = ImageClassifier(ImageClassifierConfig(img_resolution=4, img_channels=1, num_classes=2))
+    manifest = FeatureManifest(
+        architecture="image_classifier", config={"img_resolution": 4, "img_channels": 1, "num_classes": 2}
+    )
+    save_features(path, module, manifest)
+    for value in (str(path), path.as_uri()):
         monkeypatch.setenv("DDO_INCEPTION_WEIGHTS", value)
-        assert load_features("inception").sha256 == sha256_of(published)
+        assert load_features("inception").sha256 == sha256_of(path)
     monkeypatch.setenv("DDO_INCEPTION_WEIGHTS", "s3://bucket/inception.pth")
     with pytest.raises(InvalidFeatureNetwork, match="not fetched"):
         load_features("inception")
@@ -189,6 +197,14 @@ def dinov2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dinov2") / "model"
     model.save_pretrained(folder)
     return folder
+
+
+def test_load_dinov2_without_its_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    manifest = FeatureManifest(architecture="dinov2", config={}).model_dump_json()
+    save_file({"layernorm.bias": torch.zeros(1)}, tmp_path / "dinov2.safetensors", {"ddo_manifest": manifest})
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(InvalidFeatureNetwork, match=r"ddo-finetuning-service\[dinov2\]"):
+        load_features(tmp_path / "dinov2.safetensors")
 
 
 def test_load_dinov2_folder_gives_the_class_token(dinov2: Path):
