@@ -18,16 +18,17 @@ from ddo_engine.evaluation.networks.program import is_trusted
 from ddo_engine.families import get_family
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.files import sha256_of
-from ddo_engine.inputs import CHECKPOINT, FEATURE_NETWORK, blaming, local_path, verified_sha256
+from ddo_engine.inputs import BASELINES, CHECKPOINT, FEATURE_NETWORK, blaming, local_path, verified_sha256
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import FileRef, ValidateSpec
 from ddo_engine.tensor_file import read_tensor_file
 
-Network = Literal["checkpoint", "autoencoder", "guide", "feature_network"]
+Network = Literal["checkpoint", "autoencoder", "guide", "baseline_guide", "feature_network"]
 _NAMES: dict[Network, str] = {
     "checkpoint": CHECKPOINT,
     "autoencoder": "autoencoder",
     "guide": "guide",
+    "baseline_guide": BASELINES,
     "feature_network": FEATURE_NETWORK,
 }
 

@@ -23,7 +23,7 @@ from ddo_engine.models import UnitModels, open_models
 from ddo_engine.provenance import InputHashes
 from ddo_engine.randomness import seeded_initialisation
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import DiscriminatorSpec
+from ddo_engine.spec import DiscriminatorNetwork, DiscriminatorSpec
 from ddo_engine.state import check_belongs_to, warn_of_other_numerics
 from ddo_engine.state_file import read_state
 from ddo_engine.unit_data import as_trained_on, open_reference_set
@@ -58,7 +58,7 @@ def _state_path(spec: DiscriminatorSpec, context: RunContext) -> Path | None:
 
 def _prepare(spec: DiscriminatorSpec, context: RunContext) -> DiscriminatorTrial:
     models = open_models(spec, context.device)
-    model = _denoiser(models.checkpoint.model)
+    model = denoiser_of(models.checkpoint.model)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(models.checkpoint.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
@@ -76,12 +76,17 @@ def _prepare(spec: DiscriminatorSpec, context: RunContext) -> DiscriminatorTrial
         training=spec.training,
         seed=spec.seed,
     )
-    network, config = _network_for(model, spec)
+    network, config = network_for(model, spec.network, spec.seed)
     state = DiscriminatorState.fresh(network.to(context.device), spec.training, loss.diagnostics)
     return DiscriminatorTrial(spec, context, config, _hash_inputs(spec, models), loss, state)
 
 
-def _denoiser(model: nn.Module) -> Denoiser:
+def denoiser_of(model: nn.Module) -> Denoiser:
+    """Return the model as what a discriminator corrects.
+
+    Raises:
+        InvalidSpec: It is no diffusion model.
+    """
     if not isinstance(model, Denoiser):
         raise InvalidSpec(
             "checkpoint: a discriminator corrects the score of a diffusion model, and a VAR has none: choose another "
@@ -91,8 +96,12 @@ def _denoiser(model: nn.Module) -> Denoiser:
     return model
 
 
-def _network_for(model: Denoiser, spec: DiscriminatorSpec) -> tuple[Discriminator, dict[str, object]]:
-    """Return a fresh discriminator for what a model denoises, and its constructor arguments."""
+def network_for(model: Denoiser, settings: DiscriminatorNetwork, seed: int) -> tuple[Discriminator, dict[str, object]]:
+    """Return a fresh discriminator for what a model denoises, and its constructor arguments.
+
+    Raises:
+        InvalidSpec: There is none of this size.
+    """
     config: dict[str, object] = {
         "class_name": "Discriminator",
         "img_resolution": model.img_resolution,
@@ -100,10 +109,10 @@ def _network_for(model: Denoiser, spec: DiscriminatorSpec) -> tuple[Discriminato
         "label_dim": model.label_dim,
         "sigma_data": model.sigma_data,
         "works_on": model.works_on,
-        **spec.network.model_dump(mode="json"),
+        **settings.model_dump(mode="json"),
     }
     try:
-        with seeded_initialisation(spec.seed, "discriminator"):
+        with seeded_initialisation(seed, "discriminator"):
             return build_network(config), config
     except CorruptCheckpoint as error:
         raise InvalidSpec(f"network: {error.message}", param="network") from error

@@ -26,7 +26,7 @@ from ddo_engine.spec import (
 
 CHECKED_AT_ONCE = 256  # images in memory while a large dataset is looked through
 # What a client calls these inputs in the body of POST /jobs: the names that error messages point at.
-CHECKPOINT, DATASET, FEATURE_NETWORK = "base_checkpoint", "dataset.uri", "feature_network"
+CHECKPOINT, DATASET, FEATURE_NETWORK, BASELINES = "base_checkpoint", "dataset.uri", "feature_network", "baselines"
 
 
 def local_path(file: FileRef, param: str) -> Path:
@@ -201,6 +201,18 @@ def check_sampler(checkpoint: LoadedCheckpoint, companions: Companions, sampler:
         InvalidSpec: Naming the setting.
     """
     checkpoint.family.check_sampler(checkpoint.model, companions.guide, sampler, companions.discriminator)
+
+
+def check_labels_can_be_contrasted(model: CheckpointInfo, param: str = "objective.kind") -> None:
+    """Refuse CCA for a model that it is not of.
+
+    Raises:
+        InvalidSpec: The model draws no tokens, or knows no labels.
+    """
+    if model.space != "tokens" or model.label_dim == 0:
+        raise InvalidSpec(
+            f"{param}: 'cca' contrasts the labels of a class-conditional VAR: choose 'ddo' or 'mle'", param=param
+        )
 
 
 def check_labels_can_be_drawn(model: CheckpointInfo, sampler: SamplerSettings, dataset: DatasetInfo | None) -> None:

@@ -50,15 +50,34 @@ def open_models(spec: UnitSpec, device: torch.device) -> UnitModels:
             f"the checkpoint works on {checkpoint.info.space}: name the autoencoder that maps them to pixels",
             param="autoencoder",
         )
-    if "guide" in loaded and loaded["guide"].family is not checkpoint.family:
-        raise IncompatibleInputs(
-            f"the guide is of the family {loaded['guide'].manifest.family!r}, the checkpoint of "
-            f"{checkpoint.manifest.family!r}: choose a guide of the checkpoint's family",
-            param="guide",
-        )
+    if "guide" in loaded:
+        _require_same_family(checkpoint, loaded["guide"])
     sha256s = {f"{name}_sha256": verified_sha256(file, name) for name, file in files.items() if file is not None}
     networks: dict[str, nn.Module] = {name: each.model for name, each in loaded.items()}
     return UnitModels(checkpoint, Companions(networks.get("guide"), networks.get("discriminator"), sha256s))
+
+
+def open_guide(file: FileRef, checkpoint: LoadedCheckpoint, device: torch.device) -> nn.Module:
+    """Load a network that guides a checkpoint which is there already.
+
+    Raises:
+        CorruptCheckpoint: It cannot be read.
+        IncompatibleInputs: It is of another family.
+        InvalidSpec: It draws no images, or is not the file that the spec means.
+    """
+    verified_sha256(file, "guide")
+    guide = _open_companion(file, "guide", device)
+    _require_same_family(checkpoint, guide)
+    return guide.model
+
+
+def _require_same_family(checkpoint: LoadedCheckpoint, guide: LoadedCheckpoint) -> None:
+    if guide.family is not checkpoint.family:
+        raise IncompatibleInputs(
+            f"the guide is of the family {guide.manifest.family!r}, the checkpoint of "
+            f"{checkpoint.manifest.family!r}: choose a guide of the checkpoint's family",
+            param="guide",
+        )
 
 
 def _use_of(checkpoint: LoadedCheckpoint) -> Literal["autoencoder", "discriminator", "model"]:

@@ -12,6 +12,7 @@ from ddo_engine.evaluation import Evaluator
 from ddo_engine.inputs import (
     check_features_fit_dataset,
     check_grey_levels,
+    check_labels_can_be_contrasted,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
     check_sampler,
@@ -174,7 +175,7 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
     reference_model = base.model.requires_grad_(False)
     fake: FakeSource
     if spec.objective.kind == "cca":
-        _require_labels(base)
+        check_labels_can_be_contrasted(base.info)
         fake = MismatchedLabels(real)
     elif spec.online_reference_set is not None:
         family.check_online_reference_set(base.model)
@@ -182,11 +183,3 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
     else:
         fake = StoredFakes(batches(open_reference_set(spec.reference_set, base, spec.grey_levels), "fake"))
     return DDOTrainingLoss(family, reference_model, real, fake, spec.objective, training, spec.seed)
-
-
-def _require_labels(base: LoadedCheckpoint) -> None:
-    if base.info.space != "tokens" or base.info.label_dim == 0:
-        raise InvalidSpec(
-            "objective.kind: 'cca' contrasts the labels of a class-conditional VAR: choose 'ddo' or 'mle'",
-            param="objective.kind",
-        )

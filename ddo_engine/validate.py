@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ddo_engine.baseline_checks import check_baselines
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.converted_inputs import convert_inputs
 from ddo_engine.errors import InvalidSpec
@@ -47,6 +48,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     if spec.online_reference_set is not None:
         checkpoint.family.check_online_reference_set(checkpoint.model)
     _check_later_training(checkpoint, spec.later_training)
+    check_baselines(spec, models, context.device)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     features = open_feature_network(spec.feature_network, context.device)
     check_model_fits_dataset(checkpoint.info, dataset.info)

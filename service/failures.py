@@ -31,7 +31,9 @@ _ADVICE: Mapping[TerminationReason, str] = MappingProxyType(
 )
 
 # Fields of a unit's spec, in the words of the job that its owner wrote.
-_JOB_PARAMS: Mapping[str, str] = MappingProxyType({"checkpoint": "base_checkpoint", "dataset": "dataset.uri"})
+_JOB_PARAMS: Mapping[str, str] = MappingProxyType(
+    {"checkpoint": "base_checkpoint", "dataset": "dataset.uri", "baseline_guide": "baselines"}
+)
 
 
 def reason_for(code: str | None) -> TerminationReason:

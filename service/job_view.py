@@ -25,6 +25,7 @@ class JobInputs(Settings):
     checkpoint: FileRef
     autoencoder: FileRef | None = None
     guide: FileRef | None = None
+    baseline_guide: FileRef | None = None
     dataset: FileRef
     feature_network: FileRef
     checkpoint_info: CheckpointInfo
@@ -33,7 +34,10 @@ class JobInputs(Settings):
 
 @dataclass(frozen=True)
 class UnitView:
-    """One unit of work. ``error`` is set once it failed, ``artifact`` once it stored its reference shard."""
+    """One unit of work, of a baseline if it has a ``baseline_index``.
+
+    ``error`` is set once it failed, ``artifact`` once it stored its reference shard or its discriminator.
+    """
 
     id: str
     kind: UnitKind
@@ -43,6 +47,7 @@ class UnitView:
     cancel_requested: bool = False
     error: Mapping[str, Any] | None = None
     artifact: FileRef | None = None
+    baseline_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,17 @@ class JobView:
         found = (unit for unit in self.units if unit.kind is kind and unit.round_index == round_index)
         return tuple(sorted(found, key=lambda unit: unit.position))
 
+    def units_of_baseline(self, kind: UnitKind, baseline_index: int) -> tuple[UnitView, ...]:
+        """Return the units of one kind that a baseline has, in order of position."""
+        found = (unit for unit in self.units if unit.kind is kind and unit.baseline_index == baseline_index)
+        return tuple(sorted(found, key=lambda unit: unit.position))
+
+    @property
+    def checked_inputs(self) -> JobInputs:
+        """The inputs. Only once they are validated."""
+        assert self.inputs is not None
+        return self.inputs
+
 
 @dataclass(frozen=True)
 class CreateRound:
@@ -119,13 +135,14 @@ class CreateRound:
 
 @dataclass(frozen=True)
 class CreateUnit:
-    """Queue a unit. A trial also names its cell of the grid."""
+    """Queue a unit. A trial also names its cell of the grid, a baseline's unit its place in the job's baselines."""
 
     kind: UnitKind
     round_index: int | None
     position: int
     spec: UnitSpec
     cell: DDOObjective | None = None
+    baseline_index: int | None = None
 
 
 @dataclass(frozen=True)

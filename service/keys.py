@@ -2,6 +2,7 @@
 
     t/{tenant}/inputs/{sha256}{suffix}                                      checked inputs, content-addressed
     t/{tenant}/jobs/{job}/rounds/{n}/{plural kind}/{position}/attempt-{a}/…  what an attempt wrote; never shared
+    t/{tenant}/jobs/{job}/baselines/{i}/…                                    the same of a baseline's units
 
 An attempt writes below its own prefix, so that a worker that lost its lease cannot touch its successor's files.
 """
@@ -40,6 +41,15 @@ def plain_suffix(suffix: str) -> str:
     return suffix if _SUFFIX.fullmatch(suffix) else ""
 
 
-def attempt_prefix(tenant_id: str, job_id: str, round_index: int, kind: str, position: int, attempt: int) -> str:
+def attempt_prefix(
+    tenant_id: str,
+    job_id: str,
+    round_index: int,
+    kind: str,
+    position: int,
+    attempt: int,
+    baseline_index: int | None = None,
+) -> str:
     """Return the prefix, without a slash at its end, below which one attempt of a unit writes."""
-    return f"t/{tenant_id}/jobs/{job_id}/rounds/{round_index}/{kind}s/{position}/attempt-{attempt}"
+    part = f"rounds/{round_index}" if baseline_index is None else f"baselines/{baseline_index}"
+    return f"t/{tenant_id}/jobs/{job_id}/{part}/{kind}s/{position}/attempt-{attempt}"

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
-from ddo_engine.spec import UNIT_SPEC, FileRef, UnitSpec
+from ddo_engine.spec import UNIT_SPEC, DiscriminatorSpec, FileRef, TrainSpec, UnitSpec
 from service.failures import ATTEMPTS_EXHAUSTED
 from service.lifecycle import advance, lock_job
 from service.models import Job, Round, WorkUnit
@@ -26,6 +26,8 @@ _WORKING = (JobStatus.VALIDATING, JobStatus.QUEUED, JobStatus.RUNNING)
 _EXTRA_ATTEMPTS_IF_LOST = 2
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 60.0
+# How long a unit of the rounds waits before a baseline's gives way: an idle worker would have taken it by then.
+_PATIENCE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Claim:
     kind: UnitKind
     round_index: int | None
     position: int
+    baseline_index: int | None
     spec: UnitSpec
     state: FileRef | None
     state_kimg: float | None
@@ -53,7 +56,7 @@ def claim(session: Session, worker: str, lease_seconds: float, unit_id: str | No
     """Take a queued unit: the given one, or the one whose turn it is.
 
     The turn goes to the tenant with the fewest running units, then to the unit that waits longest, so that one
-    tenant's large grid does not keep all others waiting.
+    tenant's large grid does not keep all others waiting. Units of baselines come after all that serve rounds.
 
     Args:
         worker: Name of the caller, for people.
@@ -84,7 +87,9 @@ def _next_in_turn(session: Session, count: int = 8) -> list[str]:
         .outerjoin(busy, busy.c.tenant_id == Job.tenant_id)
         .where(WorkUnit.status == UnitStatus.QUEUED, WorkUnit.run_after <= func.clock_timestamp())
         .where(Job.status.in_(_WORKING))
-        .order_by(func.coalesce(busy.c.running, 0), WorkUnit.run_after, WorkUnit.id)
+        .order_by(
+            WorkUnit.baseline_index.is_not(None), func.coalesce(busy.c.running, 0), WorkUnit.run_after, WorkUnit.id
+        )
         .limit(count)
     )
     return list(session.scalars(statement))
@@ -119,6 +124,7 @@ def _claim_one(session: Session, worker: str, lease_seconds: float, unit_id: str
         kind=UnitKind(unit.kind),
         round_index=session.scalar(select(Round.round_index).where(Round.id == unit.round_id)),
         position=unit.position,
+        baseline_index=unit.baseline_index,
         spec=UNIT_SPEC.validate_python(unit.spec),
         state=None if unit.state is None else FileRef.model_validate(unit.state),
         state_kimg=unit.state_kimg,
@@ -143,6 +149,28 @@ def heartbeat(session: Session, claim: Claim, lease_seconds: float) -> bool:
     if cancel_requested is None:
         raise LeaseLostError(claim.unit_id)
     return cancel_requested
+
+
+def shall_give_way(session: Session, claim: Claim) -> bool:
+    """Tell whether a baseline's training is in the way of the rounds: units of theirs wait, and no place is free.
+
+    Only what resumes where it was gives way, and no more of it than places are wanted.
+    """
+    if claim.baseline_index is None or not isinstance(claim.spec, TrainSpec | DiscriminatorSpec):
+        return False
+    long_ago = func.clock_timestamp() - timedelta(seconds=_PATIENCE_SECONDS)
+    waiting = (
+        select(func.count())
+        .select_from(WorkUnit)
+        .join(Job, Job.id == WorkUnit.job_id)
+        .where(WorkUnit.status == UnitStatus.QUEUED, WorkUnit.baseline_index.is_(None), WorkUnit.run_after < long_ago)
+        .where(Job.status.in_(_WORKING))
+    )
+    resumable = (UnitKind.BASELINE_TRIAL, UnitKind.BASELINE_DISCRIMINATOR)
+    before_it = select(func.count()).where(
+        WorkUnit.status == UnitStatus.RUNNING, WorkUnit.kind.in_(resumable), WorkUnit.id < claim.unit_id
+    )
+    return (session.scalar(waiting) or 0) > (session.scalar(before_it) or 0)
 
 
 def hold(session: Session, claim: Claim) -> WorkUnit:

@@ -28,6 +28,7 @@ from service.planner import plan
 from service.statuses import JobStatus, RoundStatus, UnitKind, UnitStatus
 from service.transitions import add_event, move_job, move_round, move_unit
 
+_PASSED_ON = (FileRole.REFERENCE_SET, FileRole.DISCRIMINATOR)  # files of a unit that later ones read
 _MAX_STEPS = 20  # far above the longest chain of steps that one unit's end can set off
 
 
@@ -123,12 +124,15 @@ def _create_unit(session: Session, job: Job, action: CreateUnit) -> str:
         round_id=None if round_ is None else round_.id,
         kind=action.kind,
         position=action.position,
+        baseline_index=action.baseline_index,
         spec=action.spec.model_dump(mode="json"),
         rung_at=func.clock_timestamp(),
     )
     session.add(unit)
     session.flush()
     told: dict[str, object] = {"kind": action.kind, "round_index": action.round_index, "position": action.position}
+    if action.baseline_index is not None:
+        told["baseline_index"] = action.baseline_index
     if action.cell is not None and round_ is not None:
         alpha, beta = action.cell.alpha, action.cell.beta
         number = None if beta == "auto" else beta
@@ -159,7 +163,7 @@ def _view(session: Session, job: Job) -> JobView:
     artifacts = {
         row.unit_id: object_file(row.object_key, sha256=row.sha256, size_bytes=row.size_bytes)
         for row in session.scalars(
-            select(Artifact).join(WorkUnit).where(WorkUnit.job_id == job.id, Artifact.role == FileRole.REFERENCE_SET)
+            select(Artifact).join(WorkUnit).where(WorkUnit.job_id == job.id, Artifact.role.in_(_PASSED_ON))
         )
     }
     units = session.execute(
@@ -171,6 +175,7 @@ def _view(session: Session, job: Job) -> JobView:
             WorkUnit.status,
             WorkUnit.cancel_requested,
             WorkUnit.error,
+            WorkUnit.baseline_index,
         )
         .where(WorkUnit.job_id == job.id)
         .order_by(WorkUnit.created_at, WorkUnit.id)
@@ -200,6 +205,7 @@ def _view(session: Session, job: Job) -> JobView:
                 cancel_requested=row.cancel_requested,
                 error=row.error,
                 artifact=artifacts.get(row.id),
+                baseline_index=row.baseline_index,
             )
             for row in units
         ),

@@ -155,9 +155,6 @@ class Trial(Base):
     alpha: Mapped[float]
     beta: Mapped[float | None] = mapped_column(comment="null: left to the probe")
     found_beta: Mapped[float | None] = mapped_column(comment="what the probe found; null: none did")
-    warnings: Mapped[list[Json]] = mapped_column(
-        JSONB, default=list, comment="[{code, message, step, kimg}] in order, each code once"
-    )
     unit_id: Mapped[str] = mapped_column(ForeignKey("work_units.id"), unique=True)
 
     round: Mapped[Round] = relationship(back_populates="trials", lazy="raise")
@@ -183,7 +180,10 @@ class WorkUnit(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     round_id: Mapped[str | None] = mapped_column(ForeignKey("rounds.id"))
     kind: Mapped[str]
-    position: Mapped[int] = mapped_column(Integer, default=0, comment="order within its kind and round")
+    position: Mapped[int] = mapped_column(Integer, default=0, comment="order within its kind and round, or baseline")
+    baseline_index: Mapped[int | None] = mapped_column(
+        Integer, comment="in the job's baselines; null: it serves the rounds"
+    )
     status: Mapped[str] = mapped_column(default=UnitStatus.QUEUED)
     spec: Mapped[Json] = mapped_column(comment="ddo_engine.spec.UnitSpec with uris, no local paths")
     attempt: Mapped[int] = mapped_column(default=0)
@@ -197,6 +197,9 @@ class WorkUnit(Base):
     state: Mapped[Json | None] = mapped_column(comment="ddo_engine.spec.FileRef of the newest training state")
     state_kimg: Mapped[float | None]
     report: Mapped[Json | None] = mapped_column(comment="ddo_engine.spec.Report of a validate unit")
+    warnings: Mapped[list[Json]] = mapped_column(
+        JSONB, default=list, comment="[{code, message, step, kimg}] of its training in order, each code once"
+    )
     error: Mapped[Json | None] = mapped_column(comment="{code, message, param}")
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     started_at: Mapped[datetime | None]
@@ -216,7 +219,7 @@ class Checkpoint(Base):
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
     round_id: Mapped[str] = mapped_column(ForeignKey("rounds.id"))
     unit_id: Mapped[str | None] = mapped_column(
-        ForeignKey("work_units.id"), comment="the trial that trained it; null for the base"
+        ForeignKey("work_units.id"), comment="the trial, a round's or a baseline's, that trained it; null for the base"
     )
     parent_checkpoint_id: Mapped[str | None] = mapped_column(ForeignKey("checkpoints.id"))
     kimg: Mapped[float] = mapped_column(default=0.0)

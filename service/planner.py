@@ -3,7 +3,8 @@
     validate ──> round 0: baseline ─────────────────────────┐
              └─> round 1: reference shards ─> trials ─> (confirm) ─> winner ─> round 2: reference shards ─> …
 
-A job whose fakes are drawn online has no reference shards.
+A job whose fakes are drawn online has no reference shards. Beside the rounds run the baselines (``service.baselines``),
+for which nothing waits but the end of the job.
 
 Round 0 measures the base while round 1 already runs; no later round completes before it. ``plan`` is called until it
 asks for nothing more, and asks for a thing only where its row is missing, so that calling it again is harmless.
@@ -15,6 +16,7 @@ nothing: then it is the same reference again, with other seeds, and other settin
 from collections.abc import Sequence
 
 from ddo_engine.spec import EvaluateSpec, FileRef, GenerateSpec, OnlineReferenceSet, TrainSpec, ValidateSpec
+from service.baselines import baselines_have_ended, plan_baselines
 from service.failures import job_error, reason_for
 from service.job_view import (
     Action,
@@ -29,7 +31,7 @@ from service.job_view import (
     UnitView,
 )
 from service.seeds import reference_set_seed, trial_seed
-from service.selection import InconsistentRowsError, confirm_protocol, deciding_fids, finalists
+from service.selection import InconsistentRowsError, confirm_protocol, deciding_fids, finalists, judging_protocols
 from service.statuses import JOB_ENDED, UNIT_ENDED, JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 from service.stopping import in_words, noise_protocols, standing
 
@@ -61,9 +63,11 @@ def _go_on(job: JobView) -> list[Action]:
     if not job.rounds:
         return [CreateRound(0)]
     try:
-        return _baseline(job) + _round(job)
+        actions = _baseline(job) + _round(job)
     except InconsistentRowsError as error:
         return _fail_round(job, job.rounds[-1].index, TerminationReason.ENGINE_ERROR, {"message": str(error)})
+    has_ended = any(isinstance(action, MoveJob) for action in actions)
+    return actions if has_ended else [*actions, *plan_baselines(job)]
 
 
 def _validate(job: JobView) -> list[Action]:
@@ -82,6 +86,8 @@ def _validate(job: JobView) -> list[Action]:
             ),
             online_reference_set=_online(job),
             evaluation=job.spec.evaluation,
+            baselines=job.spec.baselines,
+            baseline_guide=_outside(job.spec.baseline_guide),
             dataset_reading=job.spec.dataset.reading,
             grey_levels=job.spec.dataset.grey_levels,
         )
@@ -97,16 +103,13 @@ def _baseline(job: JobView) -> list[Action]:
         actions.append(CreateRound(1, job.base.id))
     units = job.units_of(UnitKind.BASELINE, 0)
     if not units:
-        protocols = [job.spec.evaluation]
-        if job.spec.confirm is not None:
-            protocols.append(confirm_protocol(job.spec))
-        protocols += noise_protocols(job.spec)
+        protocols = [*judging_protocols(job.spec), *noise_protocols(job.spec)]
         spec = EvaluateSpec(
             checkpoint=job.base.file,
-            autoencoder=_inputs(job).autoencoder,
-            guide=_inputs(job).guide,
-            dataset=_inputs(job).dataset,
-            feature_network=_inputs(job).feature_network,
+            autoencoder=job.checked_inputs.autoencoder,
+            guide=job.checked_inputs.guide,
+            dataset=job.checked_inputs.dataset,
+            feature_network=job.checked_inputs.feature_network,
             sampler=job.spec.sampler,
             evaluations=tuple(protocols),
             dataset_reading=job.spec.dataset.reading,
@@ -147,8 +150,8 @@ def _generate(job: JobView, current: RoundView) -> list[Action]:
             shard,
             GenerateSpec(
                 checkpoint=_reference(job, current),
-                autoencoder=_inputs(job).autoencoder,
-                dataset=_inputs(job).dataset,
+                autoencoder=job.checked_inputs.autoencoder,
+                dataset=job.checked_inputs.dataset,
                 sampler=job.spec.sampler.for_reference_set(),
                 first_seed=first_seed + bounds[shard],
                 num_samples=bounds[shard + 1] - bounds[shard],
@@ -176,12 +179,12 @@ def _train(job: JobView, current: RoundView) -> list[Action]:
             position,
             TrainSpec(
                 checkpoint=_reference(job, current),
-                autoencoder=_inputs(job).autoencoder,
-                guide=_inputs(job).guide,
-                dataset=_inputs(job).dataset,
+                autoencoder=job.checked_inputs.autoencoder,
+                guide=job.checked_inputs.guide,
+                dataset=job.checked_inputs.dataset,
                 reference_set=artifacts,
                 online_reference_set=_online(job),
-                feature_network=_inputs(job).feature_network,
+                feature_network=job.checked_inputs.feature_network,
                 objective=cell,
                 training=settings.training,
                 sampler=job.spec.sampler,
@@ -216,10 +219,10 @@ def _after_training(job: JobView, current: RoundView) -> list[Action]:
                 position,
                 EvaluateSpec(
                     checkpoint=job.checkpoint(checkpoint_id).file,
-                    autoencoder=_inputs(job).autoencoder,
-                    guide=_inputs(job).guide,
-                    dataset=_inputs(job).dataset,
-                    feature_network=_inputs(job).feature_network,
+                    autoencoder=job.checked_inputs.autoencoder,
+                    guide=job.checked_inputs.guide,
+                    dataset=job.checked_inputs.dataset,
+                    feature_network=job.checked_inputs.feature_network,
                     sampler=job.spec.sampler,
                     evaluations=(confirm_protocol(job.spec),),
                     dataset_reading=job.spec.dataset.reading,
@@ -246,6 +249,8 @@ def _after_round(job: JobView, current: RoundView) -> list[Action]:
     is_over = now.rounds_without_improvement >= job.spec.stop.patience_rounds
     if not is_over and current.index < job.spec.rounds:
         return [CreateRound(current.index + 1, now.best_id)]
+    if not baselines_have_ended(job):
+        return []
     reason = TerminationReason.NO_IMPROVEMENT if is_over else TerminationReason.COMPLETED
     best_id = now.best_id if now.best_id != job.base.id else None
     return [MoveJob(JobStatus.SUCCEEDED, reason, in_words(now, job.spec), best_checkpoint_id=best_id)]
@@ -295,11 +300,6 @@ def _best_so_far(job: JobView) -> str | None:
     """What the completed rounds found: the newest open round's reference, unless that is the base."""
     references = [item.reference_id for item in job.rounds if item.reference_id is not None]
     return references[-1] if references and references[-1] != job.base.id else None
-
-
-def _inputs(job: JobView) -> JobInputs:
-    assert job.inputs is not None
-    return job.inputs
 
 
 def _online(job: JobView) -> OnlineReferenceSet | None:

@@ -59,13 +59,13 @@ def record_metric(session: Session, claim: Claim, event: Metric) -> None:
         _compare(session, claim, f"metric at step {event.step}", known.values, event.values)
         return
     session.add(TrainingMetric(unit_id=claim.unit_id, step=event.step, kimg=event.kimg, values=event.values))
-    _tell(session, claim, "trial.metric", step=event.step, kimg=event.kimg, values=event.values)
+    _tell(session, claim, f"{_trained_by(claim)}.metric", step=event.step, kimg=event.kimg, values=event.values)
 
 
 def record_performance(session: Session, claim: Claim, event: Performance) -> None:
     """Note how fast and how large training is; a replayed window is another measurement."""
     hold(session, claim)
-    _tell(session, claim, "trial.performance", **event.model_dump(mode="json", exclude={"type"}))
+    _tell(session, claim, f"{_trained_by(claim)}.performance", **event.model_dump(mode="json", exclude={"type"}))
 
 
 def record_beta(session: Session, claim: Claim, event: BetaFound) -> None:
@@ -80,16 +80,15 @@ def record_beta(session: Session, claim: Claim, event: BetaFound) -> None:
 
 
 def record_warning(session: Session, claim: Claim, event: TrainingWarning) -> None:
-    """Store a warning about a trial, once per code."""
-    hold(session, claim)
-    trial = session.scalars(select(Trial).where(Trial.unit_id == claim.unit_id)).one()
+    """Store a warning about a unit's training, once per code."""
+    unit = hold(session, claim)
     warning = event.model_dump(mode="json", exclude={"type"})
-    known = next((each for each in trial.warnings if each["code"] == event.code), None)
+    known = next((each for each in unit.warnings if each["code"] == event.code), None)
     if known is not None:
         _compare(session, claim, f"warning {event.code}", known, warning)
         return
-    trial.warnings = [*trial.warnings, warning]
-    _tell(session, claim, "trial.warning", **warning)
+    unit.warnings = [*unit.warnings, warning]
+    _tell(session, claim, f"{_trained_by(claim)}.warning", **warning)
 
 
 def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
@@ -120,7 +119,7 @@ def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
     _tell(
         session,
         claim,
-        "trial.evaluated" if claim.kind is UnitKind.TRIAL else "checkpoint.evaluated",
+        f"{_evaluated_for(claim)}.evaluated",
         kimg=event.kimg,
         fingerprint=event.fingerprint,
         num_samples=event.protocol.get("num_samples"),
@@ -238,6 +237,16 @@ def _checkpoint_of(session: Session, claim: Claim, file: FileRef) -> str | None:
     return session.scalar(statement)
 
 
+def _trained_by(claim: Claim) -> str:
+    return "trial" if claim.baseline_index is None else "baseline"
+
+
+def _evaluated_for(claim: Claim) -> str:
+    if claim.baseline_index is not None:
+        return "baseline"
+    return "trial" if claim.kind is UnitKind.TRIAL else "checkpoint"
+
+
 def _compare(session: Session, claim: Claim, what: str, stored: Any, replayed: Any) -> None:
     if stored != replayed:
         _tell(session, claim, "unit.replay_mismatch", what=what, stored=stored, replayed=replayed)
@@ -247,4 +256,6 @@ def _tell(session: Session, claim: Claim, type_: str, **data: Any) -> None:
     where: dict[str, Any] = {"kind": claim.kind, "round_index": claim.round_index, "position": claim.position}
     if isinstance(claim.spec, TrainSpec) and claim.spec.objective.kind == "ddo":
         where |= {"alpha": claim.spec.objective.alpha, "beta": claim.spec.objective.beta}
+    if claim.baseline_index is not None:
+        where["baseline_index"] = claim.baseline_index
     add_event(session, claim.job_id, type_, unit_id=claim.unit_id, **where, **data)

@@ -19,6 +19,11 @@ def trial_seed(spec: JobSpec, round_index: int, position: int) -> int:
     return _hash(f"trial:{spec.seed}:{round_index}:{position}") % 2**31
 
 
+def baseline_seed(spec: JobSpec, baseline_index: int) -> int:
+    """Return the training seed of one baseline, in [0, 2**31)."""
+    return _hash(f"baseline:{spec.seed}:{baseline_index}") % 2**31
+
+
 def reference_set_seed(spec: JobSpec, round_index: int) -> int:
     """Return the first seed of a round's reference set; ``num_samples`` follow.
 

@@ -31,6 +31,11 @@ def deciding_protocol(spec: JobSpec) -> EvaluationSettings:
     return spec.evaluation if spec.confirm is None else confirm_protocol(spec)
 
 
+def judging_protocols(spec: JobSpec) -> list[EvaluationSettings]:
+    """Return the evaluations that whatever a job judges goes through: the search's, and the confirming one."""
+    return [spec.evaluation] if spec.confirm is None else [spec.evaluation, confirm_protocol(spec)]
+
+
 def confirm_protocol(spec: JobSpec) -> EvaluationSettings:
     """Return the larger evaluation that decides between finalists."""
     assert spec.confirm is not None

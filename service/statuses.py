@@ -40,13 +40,16 @@ class UnitStatus(StrEnum):
 
 
 class UnitKind(StrEnum):
-    """What a unit of work does."""
+    """What a unit of work does: ``baseline`` measures the base, ``baseline_…`` what a job compares DDO with."""
 
     VALIDATE = "validate"
     BASELINE = "baseline"
     REFERENCE = "reference"
     TRIAL = "trial"
     CONFIRM = "confirm"
+    BASELINE_TRIAL = "baseline_trial"
+    BASELINE_EVALUATION = "baseline_evaluation"
+    BASELINE_DISCRIMINATOR = "baseline_discriminator"
 
 
 class TerminationReason(StrEnum):

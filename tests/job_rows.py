@@ -15,8 +15,10 @@ from ddo_engine.spec import (
     FileRef,
     FileRole,
     FileWritten,
+    HeunSettings,
     JobSpec,
     Report,
+    SamplerSettings,
     TrainSpec,
 )
 from service.job_view import JobInputs
@@ -92,8 +94,11 @@ def file_written(role: FileRole, name: str, kimg: float | None = None) -> FileWr
     return FileWritten(role=role, path=name, sha256=sha256(name), size_bytes=1, kimg=kimg)
 
 
-def evaluated(kimg: float, fid: float, settings: EvaluationSettings) -> Evaluated:
-    protocol = {"num_samples": settings.num_samples, "seed": settings.seed}
+_SAMPLER = HeunSettings()
+
+
+def evaluated(kimg: float, fid: float, settings: EvaluationSettings, sampler: SamplerSettings = _SAMPLER) -> Evaluated:
+    protocol = {"num_samples": settings.num_samples, "seed": settings.seed, "sampler": sampler.as_protocol()}
     return Evaluated(kimg=kimg, fingerprint=sha256(str(protocol)), protocol=protocol, metrics={"fid": fid})
 
 
@@ -102,7 +107,8 @@ class RowWorker:
     """Does units by writing their rows.
 
     Attributes:
-        fid: From (round, trial position or -1 for the base, kimg, num_samples) to the FID reported.
+        fid: From (round, trial position or -1 for the base, kimg, num_samples) to the FID reported; a baseline's trial
+            is in round 0 at the position of the baseline.
     """
 
     sessions: sessionmaker[Session]
@@ -133,7 +139,9 @@ class RowWorker:
                 finish_validation(session, claimed, REPORT, inputs_of(claimed))
             else:
                 if claimed.kind is UnitKind.REFERENCE:
-                    self._reference(session, claimed)
+                    self._artifact(session, claimed, FileRole.REFERENCE_SET)
+                elif claimed.kind is UnitKind.BASELINE_DISCRIMINATOR:
+                    self._artifact(session, claimed, FileRole.DISCRIMINATOR)
                 elif isinstance(claimed.spec, TrainSpec):
                     self._train(session, claimed)
                 elif isinstance(claimed.spec, EvaluateSpec):
@@ -142,24 +150,25 @@ class RowWorker:
         self.done.append(claimed)
 
     def _key(self, claimed: Claim, name: str) -> str:
-        place = (claimed.round_index or 0, claimed.kind, claimed.position, claimed.attempt)
+        place = (claimed.round_index or 0, claimed.kind, claimed.position, claimed.attempt, claimed.baseline_index)
         return f"{attempt_prefix(claimed.tenant_id, claimed.job_id, *place)}/{name}"
 
-    def _reference(self, session: Session, claimed: Claim) -> None:
-        event = file_written(FileRole.REFERENCE_SET, f"shard {claimed.round_index} {claimed.position}")
-        record_artifact(session, claimed, event, self._key(claimed, "shard.zip"))
+    def _artifact(self, session: Session, claimed: Claim, role: FileRole) -> None:
+        event = file_written(role, f"{role} {claimed.round_index} {claimed.position}")
+        record_artifact(session, claimed, event, self._key(claimed, "artifact"))
 
     def _train(self, session: Session, claimed: Claim) -> None:
         spec, index = claimed.spec, claimed.round_index or 0
         assert isinstance(spec, TrainSpec)
         assert spec.evaluation is not None
         for kimg in (1.0, 2.0):
-            name = f"weights {index} {claimed.position} {kimg}"
+            position = claimed.position if claimed.baseline_index is None else claimed.baseline_index
+            name = f"weights {index} {position} {kimg}"
             key = self._key(claimed, f"checkpoint-{kimg}.safetensors")
-            self._origin[key] = (index, claimed.position, kimg)
+            self._origin[key] = (index, position, kimg)
             samples = spec.evaluation.num_samples
-            fid = self.fid(index, claimed.position, kimg, samples)
-            record_evaluation(session, claimed, evaluated(kimg, fid, spec.evaluation))
+            fid = self.fid(index, position, kimg, samples)
+            record_evaluation(session, claimed, evaluated(kimg, fid, spec.evaluation, spec.sampler))
             record_checkpoint(session, claimed, file_written(FileRole.CHECKPOINT, name, kimg), key)
 
     def _evaluate(self, session: Session, claimed: Claim, spec: EvaluateSpec) -> None:
@@ -167,4 +176,4 @@ class RowWorker:
         index, position, kimg = self._origin.get(key, (0, -1, 0.0))
         for settings in spec.evaluations:
             fid = self.fid(index, position, kimg, settings.num_samples)
-            record_evaluation(session, claimed, evaluated(0.0, fid, settings))
+            record_evaluation(session, claimed, evaluated(0.0, fid, settings, spec.sampler))

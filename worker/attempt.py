@@ -35,12 +35,12 @@ _log = structlog.get_logger(__name__)
 
 
 class Stop(Enum):
-    """Why an attempt must end before the engine does."""
+    """Why an attempt must end before the engine does; handed back: the worker stops, or the unit gives way."""
 
     LOST = auto()
     CANCELLED = auto()
     LEASE_ENDS = auto()
-    DRAINING = auto()
+    HANDED_BACK = auto()
 
 
 def run_attempt(context: WorkerContext, claim: Claim, claimed_at: float) -> None:
@@ -130,7 +130,7 @@ class _Attempt:
         graces = {
             Stop.LOST: 0.0,
             Stop.CANCELLED: _CANCEL_GRACE_SECONDS,
-            Stop.DRAINING: settings.grace_seconds,
+            Stop.HANDED_BACK: settings.grace_seconds,
             Stop.LEASE_ENDS: settings.lease_seconds,
         }
         stop: Stop | None = None
@@ -152,13 +152,13 @@ class _Attempt:
         return stop, False
 
     def _wait_for(self, task: Task[Any], grace_seconds: float = 0.0) -> Stop | None:
-        """Wait until a task is done, or until there is a reason to abandon it; drain only after a grace."""
-        drain_at: float | None = None
+        """Wait until a task is done, or until there is a reason to abandon it; hand back only after a grace."""
+        hand_back_at: float | None = None
         while not task.wait(_LOOK_SECONDS):
             reason = self._reason_to_stop(_KILL_SHARE)
-            if reason is Stop.DRAINING:
-                drain_at = drain_at or time.monotonic() + grace_seconds
-                if time.monotonic() < drain_at:
+            if reason is Stop.HANDED_BACK:
+                hand_back_at = hand_back_at or time.monotonic() + grace_seconds
+                if time.monotonic() < hand_back_at:
                     continue
             if reason is not None:
                 task.abandon()
@@ -172,7 +172,7 @@ class _Attempt:
             return Stop.CANCELLED
         if self._lease_left() < share:
             return Stop.LEASE_ENDS
-        return Stop.DRAINING if self._context.draining.is_set() else None
+        return Stop.HANDED_BACK if self._context.draining.is_set() or self._lease.gives_way else None
 
     def _lease_left(self) -> float:
         return self._lease.seconds_left / self._context.settings.lease_seconds

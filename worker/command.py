@@ -16,9 +16,12 @@ COMMANDS = {
     UnitKind.REFERENCE: "generate",
     UnitKind.TRIAL: "train",
     UnitKind.CONFIRM: "evaluate",
+    UnitKind.BASELINE_TRIAL: "train",
+    UnitKind.BASELINE_EVALUATION: "evaluate",
+    UnitKind.BASELINE_DISCRIMINATOR: "discriminator",
 }
-# What the engine does in several processes; a validation is done by one.
-_SHARED = {UnitKind.BASELINE, UnitKind.REFERENCE, UnitKind.TRIAL, UnitKind.CONFIRM}
+# What the engine does in several processes; the rest is done by one.
+_SHARED = {"train", "generate", "evaluate"}
 # The engine reads files of strangers; it is told no secret and finds no credentials.
 _SECRET_PREFIXES = ("DDO_", "AWS_")
 
@@ -26,7 +29,7 @@ _SECRET_PREFIXES = ("DDO_", "AWS_")
 def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdir: Path, cache: Path) -> list[str]:
     """Return the engine's command line, program first: under torchrun, where several processes do the unit."""
     command = [settings.engine_python or sys.executable]
-    if settings.processes_per_unit > 1 and kind in _SHARED:
+    if settings.processes_per_unit > 1 and COMMANDS[kind] in _SHARED:
         command += ["-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(settings.processes_per_unit)]
     command += ["-m", "ddo_engine", COMMANDS[kind], str(spec), "--workdir", str(workdir), "--cache", str(cache)]

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from ddo_engine.spec import FileRef, TrainSpec, UnitSpec, ValidateSpec, map_files
+from ddo_engine.spec import DiscriminatorSpec, FileRef, TrainSpec, UnitSpec, ValidateSpec, map_files
 from service.keys import key_of, plain_suffix
 from service.leases import Claim
 from service.reports import drop_state
@@ -24,6 +24,7 @@ _CODES = {
     "checkpoint": "invalid_checkpoint",
     "autoencoder": "invalid_checkpoint",
     "guide": "invalid_checkpoint",
+    "baseline_guide": "invalid_checkpoint",
     "dataset": "invalid_dataset",
     "feature_network": "invalid_feature_network",
 }
@@ -62,7 +63,7 @@ def fetch_inputs(context: WorkerContext, claim: Claim, folder: Path, task: Task[
         return fetched[file.uri]
 
     spec = map_files(claim.spec, fetch)
-    if isinstance(spec, TrainSpec) and claim.state is not None:
+    if isinstance(spec, TrainSpec | DiscriminatorSpec) and claim.state is not None:
         state = _fetch_state(context, claim, claim.state, folder, task)
         spec = spec.model_copy(update={"state": state})
     return spec

@@ -10,7 +10,7 @@ from typing import Self
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.leases import Claim, heartbeat
+from service.leases import Claim, heartbeat, shall_give_way
 from service.transitions import LeaseLostError
 from worker.context import WorkerContext
 
@@ -39,6 +39,7 @@ class Lease:
         self._renewed_at = claimed_at
         self._lost = threading.Event()
         self._cancel_requested = threading.Event()
+        self._gives_way = threading.Event()
         self._ended = threading.Event()
         run = partial(contextvars.copy_context().run, self._renew)
         self._thread = threading.Thread(target=run, name="heartbeat", daemon=True)
@@ -67,6 +68,11 @@ class Lease:
         """Whether the unit shall be cancelled."""
         return self._cancel_requested.is_set()
 
+    @property
+    def gives_way(self) -> bool:
+        """Whether the unit shall go back to the queue, where more urgent ones wait."""
+        return self._gives_way.is_set()
+
     def _renew(self) -> None:
         pause = self._context.settings.heartbeat_seconds
         while not self._ended.wait(pause):
@@ -75,6 +81,7 @@ class Lease:
             try:
                 with self._context.sessions.begin() as session:
                     cancel_requested = heartbeat(session, self._claim, self._context.settings.lease_seconds)
+                    gives_way = shall_give_way(session, self._claim)
             except LeaseLostError:
                 self._lost.set()
                 return
@@ -85,3 +92,5 @@ class Lease:
             self._renewed_at = asked_at
             if cancel_requested:
                 self._cancel_requested.set()
+            if gives_way:
+                self._gives_way.set()

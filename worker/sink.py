@@ -239,7 +239,7 @@ class Sink:
 
     def _key(self, event: FileWritten, link: Path) -> str:
         claim = self._claim
-        place = (claim.round_index or 0, claim.kind, claim.position, claim.attempt)
+        place = (claim.round_index or 0, claim.kind, claim.position, claim.attempt, claim.baseline_index)
         at = "" if event.kimg is None else f"-{event.kimg:.3f}"
         prefix = attempt_prefix(claim.tenant_id, claim.job_id, *place)
         return f"{prefix}/{event.role}{at}-{event.sha256[:16]}{link.suffix}"

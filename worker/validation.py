@@ -33,7 +33,7 @@ def store_inputs(
         StorageError: The store cannot be reached.
     """
 
-    def store_optional(field: Literal["autoencoder", "guide"]) -> FileRef | None:
+    def store_optional(field: Literal["autoencoder", "guide", "baseline_guide"]) -> FileRef | None:
         file = report.converted.get(field, getattr(spec, field))
         return None if file is None else store(file)
 
@@ -58,6 +58,7 @@ def store_inputs(
         checkpoint=store(report.converted.get("checkpoint", spec.checkpoint)),
         autoencoder=store_optional("autoencoder"),
         guide=store_optional("guide"),
+        baseline_guide=store_optional("baseline_guide"),
         dataset=store(spec.dataset),
         feature_network=store(report.converted.get("feature_network", spec.feature_network)),
         checkpoint_info=report.checkpoint,

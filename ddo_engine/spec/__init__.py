@@ -9,6 +9,16 @@ Settings are reused, not mapped: ``TrainingSettings`` in a job is the same objec
 """
 
 from ddo_engine.spec.base import FileRef, PositiveFloat, Seed, Settings, Sha256, Uri, map_files
+from ddo_engine.spec.baseline import (
+    AutoguidanceBaseline,
+    BaselineSettings,
+    CCABaseline,
+    DiscriminatorGuidanceBaseline,
+    GuidanceBaseline,
+    MLEBaseline,
+    SampledBaseline,
+    TrainedBaseline,
+)
 from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
 from ddo_engine.spec.event import (
@@ -79,9 +89,12 @@ __all__ = [
     "INCEPTION_VARIABLE",
     "TRUSTED_FEATURE_NETWORKS",
     "UNIT_SPEC",
+    "AutoguidanceBaseline",
     "AutoregressiveSettings",
+    "BaselineSettings",
     "Beta",
     "BetaFound",
+    "CCABaseline",
     "CCAObjective",
     "CheckpointInfo",
     "ConfirmSettings",
@@ -91,6 +104,7 @@ __all__ = [
     "DatasetInfo",
     "DatasetReading",
     "DatasetSettings",
+    "DiscriminatorGuidanceBaseline",
     "DiscriminatorNetwork",
     "DiscriminatorSpec",
     "DiscriminatorTraining",
@@ -107,10 +121,12 @@ __all__ = [
     "Finished",
     "GenerateSpec",
     "Grid",
+    "GuidanceBaseline",
     "HeunSettings",
     "JobSpec",
     "LabelDistribution",
     "LearningRateSchedule",
+    "MLEBaseline",
     "MLEObjective",
     "Metric",
     "Objective",
@@ -123,6 +139,7 @@ __all__ = [
     "Report",
     "RoundOverride",
     "RoundSettings",
+    "SampledBaseline",
     "SamplerSettings",
     "Seed",
     "Settings",
@@ -130,6 +147,7 @@ __all__ = [
     "Started",
     "StopSettings",
     "TrainSpec",
+    "TrainedBaseline",
     "TrainingSettings",
     "TrainingWarning",
     "UnitSpec",

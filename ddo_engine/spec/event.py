@@ -134,9 +134,11 @@ class Report(Settings):
     type: Literal["report"] = "report"
     checkpoint: CheckpointInfo
     dataset: DatasetInfo
-    converted: dict[Literal["checkpoint", "autoencoder", "guide", "feature_network"], FileRef] = Field(
-        default_factory=dict,
-        description="Files in the work folder that take the place of inputs in their authors' formats.",
+    converted: dict[Literal["checkpoint", "autoencoder", "guide", "baseline_guide", "feature_network"], FileRef] = (
+        Field(
+            default_factory=dict,
+            description="Files in the work folder that take the place of inputs in their authors' formats.",
+        )
     )
 
 

@@ -7,6 +7,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ddo_engine.presets import with_preset
 from ddo_engine.spec.base import Seed, Settings, Uri, UriOrInception
+from ddo_engine.spec.baseline import (
+    MOST_BASELINES,
+    AutoguidanceBaseline,
+    BaselineSettings,
+    MLEBaseline,
+    TrainedBaseline,
+    refuse_unfit_baselines,
+)
 from ddo_engine.spec.reference_set import ReferenceSetSettings
 from ddo_engine.spec.rounds import RoundOverride, RoundSettings, StopSettings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
@@ -55,6 +63,12 @@ class JobSpec(Settings):
     reference_set: ReferenceSetSettings
     evaluation: EvaluationSettings
     confirm: ConfirmSettings | None = None
+    baselines: tuple[BaselineSettings, ...] = Field(
+        default=(),
+        max_length=MOST_BASELINES,
+        description="What DDO is to be compared with: measured from the job's base under the job's protocol, while "
+        "workers have nothing else to do. Never winners, and no round starts from one.",
+    )
     seed: Seed = 0
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] = Field(
         default_factory=dict, max_length=16
@@ -117,6 +131,20 @@ class JobSpec(Settings):
             raise ValueError(f"confirm.num_samples: must be divisible by evaluation.inception_score_splits ({splits})")
         return self
 
+    @model_validator(mode="after")
+    def _baselines_fit(self) -> Self:
+        refuse_unfit_baselines(self.baselines, self.sampler, self.guide)
+        for index, baseline in enumerate(self.baselines):
+            if not isinstance(baseline, TrainedBaseline):
+                continue
+            try:
+                self.baseline_training(baseline)
+            except ValidationError as error:
+                found = error.errors()[0]
+                reason = found.get("ctx", {}).get("error", found["msg"])
+                raise ValueError(f"baselines[{index}].kimg: with the training settings of round 1, {reason}") from error
+        return self
+
     def settings_of(self, round_index: int) -> RoundSettings:
         """Return what the trials of a round are told: the job's settings, with all overrides up to that round.
 
@@ -129,6 +157,27 @@ class JobSpec(Settings):
                 training = TrainingSettings.model_validate(dict(training) | override.training)
                 grid = override.grid or grid
         return RoundSettings(training, grid)
+
+    def baseline_training(self, baseline: TrainedBaseline) -> TrainingSettings:
+        """Return what the trial of a baseline is told: round 1's settings, but for its length and what is DDO's alone.
+
+        Raises:
+            ValidationError: They do not go together with the length.
+        """
+        kimg = baseline.kimg
+        if kimg is None:
+            rounds = [self.settings_of(index).training for index in range(1, self.rounds + 1)]
+            real_kimg = sum(training.num_steps * training.batch_size for training in rounds) / 1000
+            kimg = 2 * real_kimg if isinstance(baseline, MLEBaseline) else real_kimg
+        # half of the labels are dropped for the sake of DDO's unconditional rows: these keep what pretraining had
+        changes = {"kimg": kimg, "label_dropout": None, "probe_kimg": None, "ema_snapshot_stds": ()}
+        return TrainingSettings.model_validate(dict(self.training) | changes)
+
+    @property
+    def baseline_guide(self) -> Uri | None:
+        """The network that guides the baseline 'autoguidance', where it names one of its own."""
+        guides = (each.guide for each in self.baselines if isinstance(each, AutoguidanceBaseline))
+        return next(guides, None)
 
     def after_round(self, round_index: int) -> Self:
         """Return the job that goes on where this one stands after a round: its round 1 is the next one of this job.

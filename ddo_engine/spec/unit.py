@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, model_validator
 
 from ddo_engine.spec.base import FileRef, Seed, Settings
+from ddo_engine.spec.baseline import BaselineSettings
 from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
 from ddo_engine.spec.reference_set import OnlineReferenceSet
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
@@ -43,6 +44,10 @@ class ValidateSpec(_WithSampledModel):
         default=None, description="How their fakes will be drawn, if beside each batch."
     )
     evaluation: EvaluationSettings | None = Field(default=None, description="What they will measure.")
+    baselines: tuple[BaselineSettings, ...] = Field(default=(), description="What they will be compared with.")
+    baseline_guide: FileRef | None = Field(
+        default=None, description="The network that guides the baseline 'autoguidance', if it has one of its own."
+    )
 
 
 class GenerateSpec(_WithSampledModel):

@@ -44,6 +44,23 @@ _EXAMPLES = {
         "summary": "Fields that are given win over the preset's",
         "value": {"preset": "digits", **_EXAMPLE_INPUTS, "rounds": 3, "grid": {"alpha": [4.0]}},
     },
+    "with_baselines": {
+        "summary": "What DDO is to be compared with, under the same protocol",
+        "value": {
+            "preset": "digits",
+            **_EXAMPLE_INPUTS,
+            "baselines": [
+                {"kind": "mle"},
+                {"kind": "guidance", "scales": [1.5, 2.0]},
+                {"kind": "autoguidance", "guide": "file:///data/digits/early.safetensors", "scales": [2.0]},
+                {
+                    "kind": "discriminator_guidance",
+                    "weights": [1.0, 2.0],
+                    "training": {"kimg": 51.2, "batch_size": 256, "learning_rate": 3e-4},
+                },
+            ],
+        },
+    },
     "complete": {
         "summary": "Everything said",
         "value": {

@@ -1,12 +1,14 @@
 """Which FIDs of a job may be ranked together, and in which order: one SQL query that every endpoint builds on.
 
 A job ranks by its confirm protocol if it has one, else by its search protocol. Of the evaluations under that
-protocol only those with one fingerprint count: the base's, since everything is judged against the base.
+protocol only those with one fingerprint count: the base's, since everything is judged against the base. What units of
+baselines measure is never ranked, be it under the same protocol.
 """
 
 from collections.abc import Sequence
 
 from sqlalchemy import Float, Subquery, case, func, select
+from sqlalchemy.orm import aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from service.models import Checkpoint, Evaluation, Job, Round, WorkUnit
@@ -28,7 +30,7 @@ def ranked_checkpoints(job_ids: Sequence[str]) -> Subquery:
     Columns: ``job_id``, ``checkpoint_id``, ``evaluation_id``, ``fid``, ``is_base``, ``rank`` (1 is the lowest FID;
     equal ones in order of round, trial and kimg, as the planner decides them).
     """
-    is_base = Checkpoint.unit_id.is_(None)
+    is_base, measuring_unit = Checkpoint.unit_id.is_(None), aliased(WorkUnit)
     candidates = (
         select(
             Evaluation.job_id,
@@ -52,11 +54,12 @@ def ranked_checkpoints(job_ids: Sequence[str]) -> Subquery:
             .label("copy"),
         )
         .join(Job, Job.id == Evaluation.job_id)
+        .join(measuring_unit, measuring_unit.id == Evaluation.unit_id)
         .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
         .join(Round, Round.id == Checkpoint.round_id)
         .outerjoin(WorkUnit, WorkUnit.id == Checkpoint.unit_id)
         .where(Evaluation.job_id.in_(job_ids), _of_ranking_protocol("num_samples"), _of_ranking_protocol("seed"))
-        .where(FID.is_not(None))
+        .where(FID.is_not(None), measuring_unit.baseline_index.is_(None))
         .subquery()
     )
     once = select(candidates).where(candidates.c.fingerprint == candidates.c.judge, candidates.c.copy == 1).subquery()

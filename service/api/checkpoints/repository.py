@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.api.problems import NotFound
 from service.api.rankings import ranked_checkpoints
-from service.models import Checkpoint, Evaluation, Round, Trial
+from service.models import Checkpoint, Evaluation, Round, Trial, WorkUnit
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,23 @@ class CheckpointRow:
     checkpoint: Checkpoint
     round_index: int
     trial: Trial | None
+    baseline_index: int | None
     rank: int | None
     fid: float | None
 
 
 def list_checkpoints(session: Session, job_id: str, *, only: ColumnElement[bool] | None = None) -> list[CheckpointRow]:
-    """Return a job's checkpoints, ranked ones first and best first, then the others in order of their training."""
+    """Return a job's checkpoints, ranked ones first and best first, the others by training, baselines' last."""
     ranked = ranked_checkpoints([job_id])
     query = (
-        select(Checkpoint, Round.round_index, Trial, ranked.c.rank, ranked.c.fid)
+        select(Checkpoint, Round.round_index, Trial, WorkUnit.baseline_index, ranked.c.rank, ranked.c.fid)
         .join(Round, Round.id == Checkpoint.round_id)
         .outerjoin(Trial, Trial.unit_id == Checkpoint.unit_id)
+        .outerjoin(WorkUnit, WorkUnit.id == Checkpoint.unit_id)
         .outerjoin(ranked, ranked.c.checkpoint_id == Checkpoint.id)
         .where(Checkpoint.job_id == job_id)
-        .order_by(ranked.c.rank.nulls_last(), Round.round_index, Trial.trial_index, Checkpoint.kimg, Checkpoint.id)
+        .order_by(ranked.c.rank.nulls_last(), WorkUnit.baseline_index.nulls_first())
+        .order_by(Round.round_index, Trial.trial_index, Checkpoint.kimg, Checkpoint.id)
     )
     if only is not None:
         query = query.where(only)
@@ -66,9 +69,14 @@ def find_checkpoint(session: Session, tenant_id: str, checkpoint_id: str) -> Che
 
 
 def evaluations_of(session: Session, job_id: str) -> dict[str, list[Evaluation]]:
-    """Return the evaluations of a job's checkpoints, by checkpoint."""
+    """Return the evaluations of a job's checkpoints, by checkpoint; of the base without those that baselines are."""
     found: dict[str, list[Evaluation]] = defaultdict(list)
-    query = select(Evaluation).where(Evaluation.job_id == job_id, Evaluation.checkpoint_id.is_not(None))
+    query = (
+        select(Evaluation)
+        .join(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .join(WorkUnit, WorkUnit.id == Evaluation.unit_id)
+        .where(Evaluation.job_id == job_id, Checkpoint.unit_id.is_not(None) | WorkUnit.baseline_index.is_(None))
+    )
     for row in session.scalars(query.order_by(Evaluation.created_at, Evaluation.id)):
         found[str(row.checkpoint_id)].append(row)
     return found

@@ -13,7 +13,8 @@ class Checkpoint(BaseModel):
     id: str = Field(examples=["ckpt_0198f3a1b2c3d4e5f60718293a"])
     job_id: str
     round_index: int
-    trial_index: int | None = Field(description="Null for the base checkpoint.")
+    trial_index: int | None = Field(description="Null for the base checkpoint, and for those of baselines.")
+    baseline_index: int | None = Field(description="In the job's baselines, where one of them trained it.")
     alpha: float | None
     beta: float | None
     kimg: float = Field(description="Thousands of real images trained on within its round.")

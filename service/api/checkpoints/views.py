@@ -18,6 +18,7 @@ def checkpoint(
         job_id=stored.job_id,
         round_index=row.round_index,
         trial_index=None if trial is None else trial.trial_index,
+        baseline_index=row.baseline_index,
         alpha=None if trial is None else trial.alpha,
         beta=None if trial is None else trial.trained_beta,
         kimg=stored.kimg,
@@ -33,7 +34,9 @@ def checkpoint(
 
 def filename(row: CheckpointRow) -> str:
     """Return a name under which the download makes sense in a folder of many."""
-    job_id = row.checkpoint.job_id
+    job_id, kimg = row.checkpoint.job_id, f"{row.checkpoint.kimg:g}kimg"
+    if row.baseline_index is not None:
+        return f"{job_id}-baseline{row.baseline_index}-{kimg}.safetensors"
     if row.trial is None:
         return f"{job_id}-base.safetensors"
-    return f"{job_id}-round{row.round_index}-trial{row.trial.trial_index}-{row.checkpoint.kimg:g}kimg.safetensors"
+    return f"{job_id}-round{row.round_index}-trial{row.trial.trial_index}-{kimg}.safetensors"

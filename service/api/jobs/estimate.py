@@ -6,13 +6,14 @@ drawn online are part of the step; those of rows without label, which are not dr
 probe of a trial whose beta is 'auto' takes such steps too, and evaluates nothing.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddo_engine.spec import JobSpec, OfflineReferenceSet, RoundSettings, TrainingSettings
+from ddo_engine.spec import JobSpec, OfflineReferenceSet, RoundSettings
+from service.api.jobs.baseline_estimate import BaselineEstimate, estimate_baselines
+from service.api.jobs.step_costs import PASSES_OF_A_DDO_STEP, num_evaluations
 from service.stopping import noise_protocols
 
-_PASSES_OF_A_DDO_STEP = 2 * (3 + 1)
 # weights, EMA weights and Adam's two moments; every average for reconstruction comes on top
 _STATE_SIZES = 4
 
@@ -31,20 +32,6 @@ class UnitCost:
         return float(getattr(self, kind, 0))
 
 
-def num_evaluations(training: TrainingSettings) -> int:
-    """Return how often a trial evaluates: every ``evaluate_every_kimg``, and at its end."""
-    batch, every = training.batch_size, training.evaluate_every_kimg * 1000
-    if every <= batch:
-        return training.num_steps
-    slack = 1e-6 * batch / every
-
-    def passed(step: int) -> int:
-        return math.floor(step * batch / every + slack)
-
-    last = training.num_steps
-    return passed(last) + (0 if passed(last) > passed(last - 1) else 1)
-
-
 def unit_cost(spec: JobSpec, round_index: int) -> UnitCost:
     """Return what each kind of unit costs in a round; the baseline's is that of round 0, whatever the round."""
     nfe, settings = spec.sampler.nfe, spec.settings_of(round_index)
@@ -52,7 +39,7 @@ def unit_cost(spec: JobSpec, round_index: int) -> UnitCost:
     confirm_samples = spec.confirm.num_samples if spec.confirm else 0
     images_of_a_trial = training.num_steps * training.batch_size + _probed_images(settings) / len(cells)
     stored, nfe_of_a_fake = _stored(spec), spec.sampler.for_reference_set().nfe
-    passes_of_a_step = _PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
+    passes_of_a_step = PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
     return UnitCost(
         baseline=_baseline_samples(spec) * nfe,
         reference=0 if stored is None else stored.num_samples * nfe_of_a_fake / stored.shards,
@@ -101,7 +88,10 @@ class PhaseEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """The size of a whole job, should no round stop it early; ``phases`` leaves round 0 and validation out."""
+    """The size of a whole job, should no round stop it early; ``phases`` leaves round 0 and validation out.
+
+    ``trials`` and ``trained_images`` are those of the rounds, the other numbers count the baselines too.
+    """
 
     units: dict[str, int]
     trials: int
@@ -113,6 +103,7 @@ class Estimate:
     snapshot_bytes: int
     state_bytes: int
     phases: tuple[PhaseEstimate, ...]
+    baselines: tuple[BaselineEstimate, ...]
 
 
 def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
@@ -127,20 +118,32 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
     phases = tuple(_phase(spec, first, last) for first, last in zip(firsts, lasts, strict=True))
     units = {"validate": 1, "baseline": 1}
     units |= {kind: sum(phase.units[kind] for phase in phases) for kind in phases[0].units}
-    checkpoints = 1 + sum(phase.checkpoints for phase in phases)
-    evaluations = unit_cost(spec, 1).baseline + sum(phase.network_evaluations for phase in phases)
+    baselines = estimate_baselines(spec)
+    for baseline in baselines:
+        for kind, count in baseline.units.items():
+            units[kind] = units.get(kind, 0) + count
+    parts: tuple[PhaseEstimate | BaselineEstimate, ...] = (*phases, *baselines)
+    checkpoints = 1 + sum(part.checkpoints for part in parts)
+    evaluations = unit_cost(spec, 1).baseline + sum(part.network_evaluations for part in parts)
     return Estimate(
         units=units,
         trials=units["trial"],
         trained_images=sum(phase.trained_images for phase in phases),
-        generated_images=_baseline_samples(spec) + sum(phase.generated_images for phase in phases),
+        generated_images=_baseline_samples(spec) + sum(part.generated_images for part in parts),
         network_evaluations=evaluations,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoints * checkpoint_bytes,
         snapshot_bytes=sum(phase.snapshots for phase in phases) * checkpoint_bytes,
-        state_bytes=sum(phase.weights_in_states for phase in phases) * checkpoint_bytes,
+        state_bytes=(sum(phase.weights_in_states for phase in phases) + _STATE_SIZES * _trained(baselines))
+        * checkpoint_bytes,
         phases=phases,
+        baselines=baselines,
     )
+
+
+def _trained(baselines: Sequence[BaselineEstimate]) -> int:
+    """Return how many baselines hold a training state of the base's size; a discriminator's is small beside it."""
+    return sum(bool(baseline.checkpoints) for baseline in baselines)
 
 
 def _phase(spec: JobSpec, first: int, last: int) -> PhaseEstimate:

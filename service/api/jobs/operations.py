@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ddo_engine.presets import with_preset
-from ddo_engine.spec import JobSpec
+from ddo_engine.spec import AutoguidanceBaseline, JobSpec
 from service import lifecycle
 from service.api.jobs import repository
 from service.api.jobs.parents import Parent, branched_body, find_parent
@@ -78,6 +78,11 @@ def check_inputs(spec: JobSpec, sources: Sources, parent: Parent | None) -> Inpu
         "feature_network": spec.feature_network,
         "autoencoder": spec.autoencoder,
         "guide": spec.guide,
+    }
+    uris |= {
+        f"baselines[{index}].guide": baseline.guide
+        for index, baseline in enumerate(spec.baselines)
+        if isinstance(baseline, AutoguidanceBaseline)
     }
     sizes: dict[str, int] = {}
     if parent is not None:

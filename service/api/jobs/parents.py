@@ -17,8 +17,9 @@ from service.api.validation import unprocessable
 from service.models import Checkpoint, Job, Round
 
 CHECKPOINT_SCHEME = "checkpoint:"
-# What a branch has of its own: its name, and where it starts.
-_NOT_INHERITED = ("name", "base_checkpoint")
+# What a branch has of its own: its name, where it starts, and what it is compared with. Baselines start from the base,
+# and that of the job has had its own.
+_NOT_INHERITED = ("name", "base_checkpoint", "baselines")
 NOT_IN_BRANCHES: Mapping[str, str] = {
     "base_checkpoint": "a branch starts from a checkpoint of the job: give from_round or from_checkpoint; POST /jobs "
     "starts from a file, or from 'checkpoint:ckpt_…'",

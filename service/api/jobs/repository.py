@@ -116,15 +116,16 @@ def parents(session: Session, jobs: Sequence[Job]) -> dict[str, ParentRow]:
     }
 
 
-def succeeded_units(session: Session, job_id: str) -> dict[tuple[str, int | None], int]:
-    """Return how many units have succeeded, by kind and round."""
+def succeeded_units(session: Session, job_id: str) -> dict[tuple[str, int | None, int | None], int]:
+    """Return how many units have succeeded, by kind, round and baseline."""
+    place = (WorkUnit.kind, Round.round_index, WorkUnit.baseline_index)
     query = (
-        select(WorkUnit.kind, Round.round_index, func.count())
+        select(*place, func.count())
         .outerjoin(Round, Round.id == WorkUnit.round_id)
         .where(WorkUnit.job_id == job_id, WorkUnit.status == UnitStatus.SUCCEEDED)
-        .group_by(WorkUnit.kind, Round.round_index)
+        .group_by(*place)
     )
-    return {(kind, round_index): count for kind, round_index, count in session.execute(query)}
+    return {(kind, round_, baseline): count for kind, round_, baseline, count in session.execute(query)}
 
 
 def running_units(session: Session, job_id: str) -> list[RunningRow]:

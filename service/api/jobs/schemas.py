@@ -1,7 +1,7 @@
 """Jobs as clients see them."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -10,6 +10,7 @@ from service.statuses import JobStatus, TerminationReason, UnitKind
 
 # validated when it was stored; the OpenAPI document shows it as the JobSpec that it is
 StoredSpec = dict[str, Any]
+BaselineKind = Literal["mle", "cca", "guidance", "autoguidance", "discriminator_guidance"]
 
 
 class JobError(BaseModel):
@@ -27,6 +28,7 @@ class RunningUnit(BaseModel):
     kind: UnitKind
     round_index: int | None
     position: int = Field(description="A trial's index, a shard's number, …")
+    baseline_index: int | None = Field(default=None, description="The baseline that it serves; null: the rounds.")
     phase: str | None = Field(default=None, description="What the unit itself says it is doing.")
     done: int | None = None
     total: int | None = None
@@ -74,11 +76,22 @@ class JobSummary(BaseModel):
     finished_at: datetime | None
 
 
+class JobLinks(BaseModel):
+    """Where more about a job is read."""
+
+    rounds: str = Field(examples=["/jobs/job_0198f3a1b2c3d4e5f60718293a/rounds"])
+    baselines: str
+    checkpoints: str
+    best: str
+    events: str
+
+
 class JobDetail(JobSummary):
     """A job with everything that it was told, and how far it is."""
 
     spec: StoredSpec = Field(description="The job as accepted, preset filled in.")
     progress: Progress
+    links: JobLinks
 
 
 class StorageEstimate(BaseModel):
@@ -105,19 +118,34 @@ class PhasePlan(BaseModel):
     network_evaluations: int
 
 
+class BaselinePlan(BaseModel):
+    """What one baseline would cost."""
+
+    baseline_index: int
+    kind: BaselineKind
+    units: dict[UnitKind, int]
+    trained_images: int = Field(description="Real images that its training sees.")
+    generated_images: int
+    network_evaluations: int
+
+
 class JobPlan(BaseModel):
     """What the job would do if no round stopped it early. Nothing was created."""
 
     spec: StoredSpec = Field(description="The job as it would be accepted, preset filled in.")
     units: dict[UnitKind, int] = Field(description="Units of work by kind.")
     trials: int
-    trained_images: int = Field(description="Real images that all trials train on, without probes; as many fakes come.")
-    generated_images: int = Field(description="Sampled images: reference sets and evaluations.")
+    trained_images: int = Field(
+        description="Real images that all trials of the rounds train on, without probes; as many fakes come."
+    )
+    generated_images: int = Field(description="Sampled images: reference sets and evaluations, baselines' too.")
     network_evaluations: int = Field(
         description="Forward passes on one image, a training step counted as 3 for the target and 1 for the reference; "
         "the probes of beta 'auto' are part of it."
     )
     storage: StorageEstimate
     phases: list[PhasePlan] = Field(
-        description="The rounds, cut where `round_overrides` change something. Validation and round 0 come on top."
+        description="The rounds, cut where `round_overrides` change something. Validation, round 0 and the baselines "
+        "come on top."
     )
+    baselines: list[BaselinePlan]

@@ -1,16 +1,28 @@
 """From rows to what clients see of a job."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 from sqlalchemy.orm import Session
 
 from ddo_engine.spec import JobSpec
 from service.api.jobs import repository
-from service.api.jobs.estimate import UnitCost, estimate, unit_cost
+from service.api.jobs.estimate import estimate, unit_cost
 from service.api.jobs.operations import InputSizes
 from service.api.jobs.repository import ParentRow, RunningRow, Standing
-from service.api.jobs.schemas import JobDetail, JobPlan, JobSummary, PhasePlan, Progress, RunningUnit, StorageEstimate
+from service.api.jobs.schemas import (
+    BaselinePlan,
+    JobDetail,
+    JobLinks,
+    JobPlan,
+    JobSummary,
+    PhasePlan,
+    Progress,
+    RunningUnit,
+    StorageEstimate,
+)
 from service.models import Job
 from service.statuses import JobStatus, UnitKind
 
@@ -24,14 +36,19 @@ def detail(session: Session, job: Job) -> JobDetail:
     """Return a job with its spec and progress."""
     standing = repository.standings(session, [job.id])[job.id]
     shared = _shared(job, standing, repository.parents(session, [job]).get(job.id))
-    return JobDetail.model_validate({**shared, "spec": job.spec, "progress": _progress(session, job)})
+    return _detail(job, shared, _progress(session, job))
 
 
 def fresh(job: Job) -> JobDetail:
     """Return a job that was created this moment from files: nothing can have happened yet, so nothing is asked."""
     planned = sum(estimate(JobSpec.model_validate(job.spec), checkpoint_bytes=0).units.values())
     progress = Progress(fraction=0.0, units_done=0, units_planned=planned, running=[])
-    return JobDetail.model_validate({**_shared(job, Standing(), None), "spec": job.spec, "progress": progress})
+    return _detail(job, _shared(job, Standing(), None), progress)
+
+
+def _detail(job: Job, shared: Mapping[str, Any], progress: Progress) -> JobDetail:
+    links = JobLinks(**{name: f"/jobs/{job.id}/{name}" for name in JobLinks.model_fields})
+    return JobDetail.model_validate({**shared, "spec": job.spec, "progress": progress, "links": links})
 
 
 def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
@@ -65,6 +82,17 @@ def plan(spec: JobSpec, sizes: InputSizes) -> JobPlan:
             )
             for phase in size.phases
         ],
+        baselines=[
+            BaselinePlan(
+                baseline_index=index,
+                kind=each.kind,
+                units={UnitKind(kind): count for kind, count in each.units.items()},
+                trained_images=each.trained_images,
+                generated_images=each.generated_images,
+                network_evaluations=each.network_evaluations,
+            )
+            for index, each in enumerate(size.baselines)
+        ],
     )
 
 
@@ -96,10 +124,16 @@ def _progress(session: Session, job: Job) -> Progress:
     whole = estimate(spec, checkpoint_bytes=0)
     succeeded = repository.succeeded_units(session, job.id)
     running = repository.running_units(session, job.id)
-    rounds = {index or 1 for _, index in succeeded} | {row.round_index or 1 for row in running}
-    costs = {index: unit_cost(spec, index) for index in rounds}
-    done = sum(count * costs[index or 1].of(kind) for (kind, index), count in succeeded.items())
-    done += sum(_done_of(row, costs[row.round_index or 1], spec) for row in running)
+
+    @cache
+    def cost(kind: str, round_index: int | None, baseline_index: int | None) -> float:
+        if baseline_index is not None:
+            return whole.baselines[baseline_index].unit_costs[kind]
+        return unit_cost(spec, round_index or 1).of(kind)
+
+    done = sum(count * cost(*place) for place, count in succeeded.items())
+    for row in running:
+        done += _share_done(row, spec) * cost(row.unit.kind, row.round_index, row.unit.baseline_index)
     fraction = 1.0 if job.status == JobStatus.SUCCEEDED else min(done / whole.network_evaluations, 1.0)
     return Progress(
         fraction=fraction,
@@ -109,18 +143,19 @@ def _progress(session: Session, job: Job) -> Progress:
     )
 
 
-def _done_of(row: RunningRow, cost: UnitCost, spec: JobSpec) -> float:
+def _share_done(row: RunningRow, spec: JobSpec) -> float:
     told = row.unit.progress or {}
     share = told["done"] / told["total"] if told.get("total") else 0.0
-    if row.unit.kind == UnitKind.TRIAL and told.get("phase") != "training":
+    if row.unit.kind in (UnitKind.TRIAL, UnitKind.BASELINE_TRIAL) and told.get("phase") != "training":
         # its evaluations count from zero each; the saved state tells how far the whole trial is
-        share = (row.unit.state_kimg or 0.0) / spec.settings_of(row.round_index or 1).training.kimg
-    return min(share, 1.0) * cost.of(row.unit.kind)
+        share = (row.unit.state_kimg or 0.0) / row.unit.spec["training"]["kimg"]
+    return min(share, 1.0)
 
 
 def _running(row: RunningRow) -> RunningUnit:
     told = row.unit.progress or {}
     return RunningUnit(
+        baseline_index=row.unit.baseline_index,
         unit_id=row.unit.id,
         kind=UnitKind(row.unit.kind),
         round_index=row.round_index,

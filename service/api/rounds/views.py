@@ -61,7 +61,7 @@ def _trial(chain: Chain, trial: Trial, unit: WorkUnit) -> schemas.Trial:
         alpha=trial.alpha,
         beta="auto" if trial.beta is None else trial.beta,
         found_beta=trial.found_beta,
-        warnings=[schemas.TrialWarning.model_validate(warning) for warning in trial.warnings],
+        warnings=[schemas.TrialWarning.model_validate(warning) for warning in unit.warnings],
         status=UnitStatus(unit.status),
         unit_id=unit.id,
         attempt=unit.attempt,

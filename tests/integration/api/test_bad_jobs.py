@@ -73,6 +73,36 @@ def drop(path: str) -> Change:
     return change
 
 
+AUTOGUIDANCE = {"kind": "autoguidance", "scales": [2.0], "guide": "file:///inputs/guide.safetensors"}
+CORRECTED = {"kind": "discriminator_guidance", "training": {"kimg": 1.0, "batch_size": 10, "learning_rate": 1e-3}}
+# (what is wrong, baselines, param below baselines)
+BAD_BASELINES: list[tuple[str, Any, str]] = [
+    ("not a list", {"kind": "mle"}, ""),
+    ("of no kind", [{}], "[0]"),
+    ("of an unknown kind", [{"kind": "mle"}, {"kind": "gan"}], "[1]"),
+    ("a misspelt field", [{"kind": "mle", "kimgs": 1.0}], "[0].kimgs"),
+    ("a number as a string", [{"kind": "mle", "kimg": "1.0"}], "[0].kimg"),
+    ("shorter than a batch", [{"kind": "mle", "kimg": 0.01}], "[0].kimg"),
+    ("twice the same", [{"kind": "mle"}, {"kind": "mle"}], "[1]"),
+    ("too many", [{"kind": "mle", "kimg": 1.0 + index} for index in range(17)], ""),
+    ("CCA of a diffusion model", [{"kind": "cca", "alpha": 1.0, "beta": 0.1}], "[0].kind"),
+    ("CCA without alpha", [{"kind": "cca", "beta": 0.1}], "[0].alpha"),
+    ("guidance without scales", [{"kind": "guidance"}], "[0].scales"),
+    ("no scale", [{"kind": "guidance", "scales": []}], "[0].scales"),
+    ("scales that repeat", [{"kind": "guidance", "scales": [2.0, 2]}], "[0].scales"),
+    ("a scale below 0", [{"kind": "guidance", "scales": [-1.0]}], "[0].scales[0]"),
+    ("a scale that does not guide", [{"kind": "guidance", "scales": [2.0, 1.0]}], "[0].scales[1]"),
+    ("a weight that does not correct", [CORRECTED | {"weights": [0.0]}], "[0].weights[0]"),
+    ("guidance twice", [{"kind": "guidance", "scales": [scale]} for scale in (2.0, 3.0)], "[1].kind"),
+    ("no guide", [{"kind": "autoguidance", "scales": [2.0]}], "[0].guide"),
+    ("a guide that is no URI", [AUTOGUIDANCE | {"guide": "guide.pkl"}], "[0].guide"),
+    ("a discriminator without training", [{"kind": "discriminator_guidance"}], "[0].training"),
+    (
+        "a discriminator's batch of 0",
+        [CORRECTED | {"training": CORRECTED["training"] | {"batch_size": 0}}],  # type: ignore[operator]
+        "[0].training.batch_size",
+    ),
+]
 # (what is wrong, change of a good body, code, param)
 BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
     ("unknown field", put("learning_rate", 1e-4), "validation_failed", "learning_rate"),
@@ -209,6 +239,28 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
         put("training.augment_probability", 1.1),
         "validation_failed",
         "training.augment_probability",
+    ),
+    *(
+        (f"baselines: {what}", put("baselines", baselines), "validation_failed", f"baselines{param}")
+        for what, baselines, param in BAD_BASELINES
+    ),
+    (
+        "a baseline's guide that is not there",
+        lambda body, inputs: put("baselines", [{**AUTOGUIDANCE, "guide": (inputs.root / "no").as_uri()}])(body, inputs),
+        "input_not_found",
+        "baselines[0].guide",
+    ),
+    (
+        "a VAR guided by another network",
+        lambda body, _: body | {"sampler": {"kind": "autoregressive"}, "baselines": [AUTOGUIDANCE]},
+        "validation_failed",
+        "baselines[0].kind",
+    ),
+    (
+        "a VAR corrected by a discriminator",
+        lambda body, _: body | {"sampler": {"kind": "autoregressive"}, "baselines": [CORRECTED]},
+        "validation_failed",
+        "baselines[0].kind",
     ),
     ("no finalists", put("confirm", {"num_samples": 50, "finalists": 0}), "validation_failed", "confirm.finalists"),
     ("seed below 0", put("seed", -1), "validation_failed", "seed"),

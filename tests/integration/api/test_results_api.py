@@ -39,7 +39,7 @@ def test_finished_job_is_judged_by_the_confirm_protocol(client, job) -> None:
     assert (found["base_fid"], found["best_fid"], found["improvement_percent"]) == (6.0, 3.0, 50.0)
     assert found["rounds_completed"] == 2
     listed = client.get("/jobs").json()["data"][0]
-    assert listed == {name: value for name, value in found.items() if name not in ("spec", "progress")}
+    assert listed == {name: value for name, value in found.items() if name not in ("spec", "progress", "links")}
 
 
 def test_job_without_confirm_is_judged_by_the_search_protocol(client, inputs, sessions) -> None:
@@ -267,6 +267,7 @@ def test_running_units_and_progress_are_shown(client, inputs, sessions) -> None:
             "kind": "trial",
             "round_index": 1,
             "position": 0,
+            "baseline_index": None,
             "phase": "training",
             "done": 1000,
             "total": 2000,

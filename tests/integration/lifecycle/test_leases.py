@@ -305,8 +305,9 @@ def test_beta_and_warnings_of_a_trial_are_stored_once_and_differences_are_noted(
     with sessions() as session:
         trial = session.scalars(select(Trial).where(Trial.unit_id == claimed.unit_id)).one()
         assert trial.found_beta == 2.0
-        assert [warning["code"] for warning in trial.warnings] == ["discriminator_idle", "loss_on_data_doubled"]
-        assert trial.warnings[0]["step"] == 1
+        unit = session.get_one(WorkUnit, claimed.unit_id)
+        assert [warning["code"] for warning in unit.warnings] == ["discriminator_idle", "loss_on_data_doubled"]
+        assert unit.warnings[0]["step"] == 1
         for type_, count in (("trial.beta_found", 1), ("trial.warning", 2), ("unit.replay_mismatch", 2)):
             assert session.scalar(select(func.count()).where(Event.type == type_)) == count
 

@@ -4,11 +4,22 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, select, text
 from sqlalchemy.orm import Session
 
 from deploy.local.migrations import alembic_config, migrate
-from service.models import Base, Job, Round, Tenant, Trial, WorkUnit
+from service.models import (
+    Artifact,
+    Base,
+    Checkpoint,
+    Evaluation,
+    Job,
+    Round,
+    Tenant,
+    TrainingMetric,
+    Trial,
+    WorkUnit,
+)
 from service.statuses import UnitKind
 
 _CATALOG = {
@@ -44,7 +55,7 @@ def _trials(session: Session, betas: list[tuple[float | None, float | None]]) ->
         unit = WorkUnit(job_id=job.id, round_id=round_.id, kind=UnitKind.TRIAL, spec={})
         session.add(unit)
         session.flush()
-        cell = {"trial_index": index, "alpha": 1.0, "beta": beta, "found_beta": found, "warnings": []}
+        cell = {"trial_index": index, "alpha": 1.0, "beta": beta, "found_beta": found}
         session.add(Trial(round_id=round_.id, unit_id=unit.id, **cell))
 
 
@@ -104,3 +115,54 @@ def test_downgrade_below_0003_keeps_the_beta_that_a_probe_found(database_url: st
         betas = connection.execute(text("SELECT beta FROM trials ORDER BY trial_index")).scalars().all()
     # without a probe's beta the old schema, which must have one, gets 1
     assert betas == [0.5, 0.02, 1.0]
+
+
+def test_warnings_follow_their_unit_up_to_0004_and_down_again(database_url: str) -> None:
+    engine = _engine(database_url)
+    with Session(engine) as session, session.begin():
+        _trials(session, [(0.5, None), (1.0, None)])
+        unit = session.scalars(select(WorkUnit).order_by(WorkUnit.id)).first()
+        unit.warnings = [{"code": "discriminator_idle"}]
+    stored = "SELECT warnings FROM {} ORDER BY jsonb_array_length(warnings)"
+    command.downgrade(alembic_config(database_url), "0003")
+    with engine.connect() as connection:
+        below = connection.execute(text(stored.format("trials"))).scalars().all()
+    migrate(database_url)
+    with engine.connect() as connection:
+        above = connection.execute(text(stored.format("work_units"))).scalars().all()
+    assert below == above == [[], [{"code": "discriminator_idle"}]]
+
+
+def test_downgrade_below_0004_takes_baselines_along(database_url: str) -> None:
+    engine = _engine(database_url)
+    with Session(engine) as session, session.begin():
+        _trials(session, [(0.5, None)])
+        job, round_ = session.scalars(select(Job)).one(), session.scalars(select(Round)).one()
+        unit = WorkUnit(job_id=job.id, round_id=round_.id, kind=UnitKind.BASELINE_TRIAL, spec={}, baseline_index=0)
+        session.add(unit)
+        session.flush()
+        stored = {"object_key": "key", "sha256": "0" * 64, "size_bytes": 1}
+        place = {"job_id": job.id, "round_id": round_.id, "tenant_id": job.tenant_id}
+        trained = Checkpoint(unit_id=unit.id, manifest={}, **place, **stored)
+        session.add(trained)
+        session.flush()
+        session.add(Checkpoint(parent_checkpoint_id=trained.id, manifest={}, **place, **stored))
+        session.add(Job(tenant_id=job.tenant_id, spec={}, parent_checkpoint_id=trained.id))
+        session.add(TrainingMetric(unit_id=unit.id, step=1, kimg=0.1, values={}))
+        session.add(Artifact(unit_id=unit.id, role="snapshot", info={}, **stored))
+        session.add(
+            Evaluation(
+                job_id=job.id,
+                unit_id=unit.id,
+                checkpoint_id=trained.id,
+                kimg=0.1,
+                fingerprint="",
+                protocol={},
+                metrics={},
+            )
+        )
+    command.downgrade(alembic_config(database_url), "0003")
+    tables = ("work_units", "trials", "checkpoints", "jobs", "evaluations", "training_metrics", "artifacts")
+    with engine.connect() as connection:
+        counts = {table: connection.scalar(text(f"SELECT count(*) FROM {table}")) for table in tables}
+    assert counts == dict(zip(tables, (1, 1, 1, 2, 0, 0, 0), strict=True))

@@ -82,9 +82,9 @@ class JobModel:
         artifact = None
         if unit.kind is UnitKind.VALIDATE:
             self.view = replace(self.view, inputs=INPUTS)
-        elif unit.kind is UnitKind.REFERENCE:
+        elif unit.kind in (UnitKind.REFERENCE, UnitKind.BASELINE_DISCRIMINATOR):
             artifact = file(f"artifact-{unit.id}")
-        elif unit.kind is UnitKind.TRIAL:
+        elif isinstance(spec, TrainSpec):
             self.evaluate_trial(unit, fids)
         elif isinstance(spec, EvaluateSpec):
             name = str(spec.checkpoint.uri).removeprefix("object:")
@@ -92,12 +92,12 @@ class JobModel:
             ranking = 1 if unit.kind is UnitKind.CONFIRM or self.view.spec.confirm is None else 2
             for index, settings in enumerate(spec.evaluations):
                 fid = fids[0] if index < ranking else fids[(index - ranking + 1) % len(fids)]
-                self._add_evaluation(unit, name, 0.0, settings, fid)
+                self._add_evaluation(unit, name, 0.0, settings, fid, spec)
         self._move_unit(unit.id, UnitStatus.SUCCEEDED, artifact=artifact)
         self.settle()
 
     def fail(self, unit: UnitView, code: str, fids: list[float]) -> None:
-        if unit.kind is UnitKind.TRIAL:
+        if isinstance(self.specs[unit.id], TrainSpec):
             self.evaluate_trial(unit, fids)
         self._move_unit(unit.id, UnitStatus.FAILED, error={"code": code, "message": "it failed"})
         self.settle()
@@ -122,7 +122,13 @@ class JobModel:
             self._add_evaluation(unit, name, float(index), spec.evaluation, fid)
 
     def _add_evaluation(
-        self, unit: UnitView, checkpoint_id: str, kimg: float, protocol: EvaluationSettings, fid: float
+        self,
+        unit: UnitView,
+        checkpoint_id: str,
+        kimg: float,
+        protocol: EvaluationSettings,
+        fid: float,
+        measured_by: EvaluateSpec | None = None,
     ) -> None:
         spec = self.view.spec
         fingerprint = other_seed(protocol.seed)
@@ -133,6 +139,8 @@ class JobModel:
             spec.confirm.seed,
         ):
             fingerprint = CONFIRM
+        if measured_by is not None and measured_by.sampler != spec.sampler:
+            fingerprint = fingerprint[1:] + "a"  # another sampler, another protocol
         row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid, protocol.num_samples, protocol.seed)
         self.view = replace(self.view, evaluations=(*self.view.evaluations, row))
 
@@ -164,10 +172,18 @@ class JobModel:
                     self._change_unit(unit_id, cancel_requested=True)
 
     def _create_unit(self, action: CreateUnit) -> None:
-        assert not [u for u in self.view.units_of(action.kind, action.round_index) if u.position == action.position]
         assert self.view.status not in JOB_ENDED
-        unit_id = f"{action.kind}-{action.round_index}-{action.position}"
-        unit = UnitView(unit_id, action.kind, action.round_index, action.position, UnitStatus.QUEUED)
+        place = action.round_index if action.baseline_index is None else f"b{action.baseline_index}"
+        unit_id = f"{action.kind}-{place}-{action.position}"
+        assert unit_id not in self.specs
+        unit = UnitView(
+            unit_id,
+            action.kind,
+            action.round_index,
+            action.position,
+            UnitStatus.QUEUED,
+            baseline_index=action.baseline_index,
+        )
         self.specs[unit_id] = action.spec
         self.view = replace(self.view, units=(*self.view.units, unit))
 

@@ -4,7 +4,8 @@ import pytest
 
 from ddo_engine.schedule import Schedule
 from ddo_engine.spec import JobSpec, TrainingSettings
-from service.api.jobs.estimate import estimate, num_evaluations, unit_cost
+from service.api.jobs.estimate import estimate, unit_cost
+from service.api.jobs.step_costs import num_evaluations
 from tests.job_rows import job_spec
 
 

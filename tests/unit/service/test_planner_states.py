@@ -8,6 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ddo_engine.spec import TrainSpec
 from service.failures import reason_for
+from service.job_view import UnitView
 from service.planner import plan
 from service.statuses import JOB_ENDED, JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 from tests.job_rows import job_spec
@@ -22,7 +23,20 @@ STOP = st.builds(
     st.sampled_from([0.0, 0.6]),
     st.sampled_from([None, 2]),
 )
+DISCRIMINATOR = {"kimg": 1.0, "batch_size": 10, "learning_rate": 1e-3}
+OF_DIFFUSION = [
+    {"kind": "mle"},
+    {"kind": "mle", "kimg": 0.5},
+    {"kind": "guidance", "scales": [1.5, 2.0]},
+    {"kind": "autoguidance", "scales": [3.0], "guide": "file:///inputs/guide.safetensors"},
+    {"kind": "discriminator_guidance", "weights": [1.0, 2.0], "training": DISCRIMINATOR},
+]
+OF_VAR = [{"kind": "mle"}, {"kind": "cca", "alpha": 1.0, "beta": 0.02}, {"kind": "guidance", "scales": [0.5]}]
 OPEN_ROUND = {RoundStatus.PENDING, RoundStatus.GENERATING, RoundStatus.TRAINING, RoundStatus.SELECTING}
+
+
+def is_open(unit: UnitView) -> bool:
+    return unit.status in (UnitStatus.QUEUED, UnitStatus.RUNNING)
 
 
 class PlannerStates(RuleBasedStateMachine):
@@ -35,9 +49,17 @@ class PlannerStates(RuleBasedStateMachine):
         finalists=st.integers(0, 2),
         stop=STOP,
         changes_from=st.integers(2, 4),
+        wanted=st.sets(st.integers(0, 4)),
     )
     def submit(
-        self, rounds: int, alphas: int, shards: int, finalists: int, stop: dict[str, object], changes_from: int
+        self,
+        rounds: int,
+        alphas: int,
+        shards: int,
+        finalists: int,
+        stop: dict[str, object],
+        changes_from: int,
+        wanted: set[int],
     ) -> None:
         confirm = {"num_samples": 500, "finalists": finalists} if finalists else None
         grid = {"alpha": [float(index) for index in range(alphas)], "beta": [0.5]}
@@ -46,6 +68,7 @@ class PlannerStates(RuleBasedStateMachine):
         self.shards = shards
         self.changes_from = changes_from
         later = {"from_round": changes_from, "training": {"P_std": 3.0}, "grid": {"alpha": [7.0], "beta": [0.1, 0.2]}}
+        known = OF_DIFFUSION if shards else OF_VAR
         self.job = JobModel(
             job_spec(
                 rounds=rounds,
@@ -55,6 +78,7 @@ class PlannerStates(RuleBasedStateMachine):
                 sampler=sampler,
                 stop=stop,
                 round_overrides=[later],
+                baselines=[known[index] for index in sorted(wanted) if index < len(known)],
             )
         )
 
@@ -77,7 +101,7 @@ class PlannerStates(RuleBasedStateMachine):
     def fail(self, data: st.DataObject, code: str, fids: list[float]) -> None:
         unit = self._one_of(data, UnitStatus.RUNNING)
         # other units rarely fail, or no job would get far
-        if unit.kind is UnitKind.TRIAL or data.draw(st.integers(0, 5)) == 5:
+        if unit.kind is UnitKind.TRIAL or unit.baseline_index is not None or data.draw(st.integers(0, 5)) == 5:
             self.job.fail(unit, code, fids)
 
     @precondition(lambda self: self.job.with_status(UnitStatus.RUNNING))
@@ -99,7 +123,8 @@ class PlannerStates(RuleBasedStateMachine):
     @rule()
     def work_through(self) -> None:
         """Let one unit of each kind succeed quickly, so that later rounds are reached."""
-        for unit in self.job.with_status(UnitStatus.QUEUED)[:2]:
+        waiting = sorted(self.job.with_status(UnitStatus.QUEUED), key=lambda unit: unit.baseline_index is not None)
+        for unit in waiting[:2]:
             if self.job.unit(unit.id).status is UnitStatus.QUEUED and self.job.view.status not in JOB_ENDED:
                 self.job.claim(unit)
                 self.job.succeed(self.job.unit(unit.id), [4.0 - (unit.round_index or 0) * 0.9])
@@ -192,7 +217,8 @@ class PlannerStates(RuleBasedStateMachine):
     @invariant()
     def failure_is_that_of_a_unit(self) -> None:
         if self.job.view.status is JobStatus.FAILED:
-            codes = [unit.error["code"] for unit in self.job.view.units if unit.error is not None]
+            failed = [unit for unit in self.job.view.units if unit.error is not None and unit.baseline_index is None]
+            codes = [unit.error["code"] for unit in failed]
             assert self.job.ends[0].reason in {reason_for(code) for code in codes}
 
     @invariant()
@@ -231,8 +257,44 @@ class PlannerStates(RuleBasedStateMachine):
             assert (reason is TerminationReason.NO_IMPROVEMENT) == (waited >= stop.patience_rounds)
             assert reason is TerminationReason.NO_IMPROVEMENT or len(path) == view.spec.rounds + 1
             assert self.job.ends[0].message
-        elif view.status not in JOB_ENDED:
+        elif view.status not in JOB_ENDED and not self._open_baselines():
             assert waited < stop.patience_rounds
+
+    def _open_baselines(self) -> list[UnitView]:
+        return [unit for unit in self.job.view.units if unit.baseline_index is not None and is_open(unit)]
+
+    @invariant()
+    def success_waits_for_all_baselines(self) -> None:
+        view = self.job.view
+        if view.status is not JobStatus.SUCCEEDED:
+            return
+        assert not self._open_baselines()
+        for index, baseline in enumerate(view.spec.baselines):
+            units = [unit for unit in view.units if unit.baseline_index == index]
+            assert units
+            if all(unit.status is UnitStatus.SUCCEEDED for unit in units):
+                evaluations = view.units_of_baseline(UnitKind.BASELINE_EVALUATION, index)
+                confirms = 0 if view.spec.confirm is None else 1
+                wanted = confirms if baseline.kind in ("mle", "cca") else len(baseline.samplers(view.spec.sampler))
+                assert len(evaluations) == wanted
+
+    @invariant()
+    def baselines_start_from_the_base_and_no_round_from_them(self) -> None:
+        view = self.job.view
+        units = {unit.id for unit in view.units if unit.baseline_index is not None}
+        trained = {checkpoint.id for checkpoint in view.checkpoints if checkpoint.unit_id in units}
+        assert not trained & {found for item in view.rounds for found in (item.winner_id, item.reference_id)}
+        assert not trained & {end.best_checkpoint_id for end in self.job.ends}
+        for unit in view.units:
+            if unit.baseline_index is None:
+                continue
+            spec = self.job.specs[unit.id]
+            allowed = {"object:base"}
+            if unit.kind is UnitKind.BASELINE_EVALUATION and spec.sampler == view.spec.sampler:
+                allowed = {f"object:{name}" for name in trained}
+            assert spec.checkpoint.uri in allowed
+            if unit.kind is UnitKind.BASELINE_DISCRIMINATOR:
+                assert len(spec.reference_set) == self.shards
 
 
 TestPlannerStates = PlannerStates.TestCase
