@@ -11,6 +11,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from rich.text import Text
 
 from ddo_client import output
+from ddo_client.baseline_table import baselines_table
 from ddo_client.client import Client
 from ddo_client.errors import DdoError
 from ddo_client.job_file import read_job
@@ -154,9 +155,19 @@ def show(
 
 @app.command()
 def rounds(job_id: JobId) -> None:
-    """Show a job's rounds: every trial with its best FID."""
+    """Show a job's rounds: every trial with its best FID. Its baselines stand below."""
     with _client() as client:
         _console.print(output.rounds_table(client.rounds(job_id)))
+        if client.job(job_id).spec.get("baselines"):
+            _console.print()
+            _console.print(baselines_table(client.baselines(job_id)))
+
+
+@app.command()
+def baselines(job_id: JobId) -> None:
+    """Show what a job compares DDO with."""
+    with _client() as client:
+        _console.print(baselines_table(client.baselines(job_id)))
 
 
 @app.command()

@@ -24,6 +24,7 @@ from ddo_client.decoding import decode
 from ddo_client.download import download_file
 from ddo_client.errors import ApiError, DdoError, FieldError, UnexpectedAnswer, Unreachable
 from ddo_client.models import (
+    Baseline,
     Checkpoint,
     Event,
     Job,
@@ -163,6 +164,10 @@ class Client:
     def rounds(self, job_id: str) -> tuple[Round, ...]:
         """Return a job's rounds; round 0 is the base."""
         return self._list(Round, f"/jobs/{_segment(job_id)}/rounds")
+
+    def baselines(self, job_id: str) -> tuple[Baseline, ...]:
+        """Return what a job's baselines have found, in order of the job's."""
+        return self._list(Baseline, f"/jobs/{_segment(job_id)}/baselines")
 
     def metrics(self, job_id: str, round_index: int, trial_index: int) -> TrialMetrics:
         """Return all curves of a trial."""

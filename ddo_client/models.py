@@ -29,6 +29,7 @@ class RunningUnit:
     total: int | None
     unit: str | None
     images_per_second: float | None
+    baseline_index: int | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,18 @@ class PhasePlan:
 
 
 @dataclass(frozen=True)
+class BaselinePlan:
+    """What one baseline would cost."""
+
+    baseline_index: int
+    kind: str
+    units: dict[str, int]
+    trained_images: int
+    generated_images: int
+    network_evaluations: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a job would do; nothing was created."""
 
@@ -122,6 +135,7 @@ class Plan:
     network_evaluations: int
     storage: StorageEstimate
     phases: tuple[PhasePlan, ...] = ()
+    baselines: tuple[BaselinePlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -214,6 +228,39 @@ class Round:
 
 
 @dataclass(frozen=True)
+class ProtocolDifference:
+    """A field in which an evaluation's protocol differs from that of the base."""
+
+    field: str
+    base: Any
+    baseline: Any
+
+
+@dataclass(frozen=True)
+class BaselineEvaluation(Measured):
+    """Numbers of one evaluation of a baseline; comparable with the base's where nothing ``differs``."""
+
+    scale: float | None = None
+    differs: tuple[ProtocolDifference, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What DDO is compared with: it never wins, and no round starts from it."""
+
+    baseline_index: int
+    kind: str
+    settings: dict[str, Any]
+    status: str
+    error: TrialError | None
+    warnings: tuple[TrialWarning, ...]
+    best: BaselineEvaluation | None
+    confirmed: BaselineEvaluation | None
+    checkpoint_id: str | None
+    evaluations: tuple[BaselineEvaluation, ...]
+
+
+@dataclass(frozen=True)
 class TrainingPoint:
     """Training diagnostics at one step."""
 
@@ -248,6 +295,7 @@ class Checkpoint:
     sha256: str
     size_bytes: int
     created_at: datetime
+    baseline_index: int | None = None
 
 
 @dataclass(frozen=True)

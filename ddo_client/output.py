@@ -1,7 +1,8 @@
 """What people see: tables and sentences. Text from the service is never read as markup."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
@@ -149,6 +150,8 @@ def plan_view(plan: Plan) -> Table:
         for phase in plan.phases:
             grid = f"α {_values(phase.grid['alpha'])} × β {_values(phase.grid['beta'])}"
             table.add_row(f"rounds {phase.first_round}–{phase.last_round}", f"{grid}, {phase.network_evaluations:,}")
+    for baseline in plan.baselines:
+        table.add_row(f"baseline {baseline.baseline_index} {baseline.kind}", f"{baseline.network_evaluations:,}")
     table.add_row("storage at most", f"{plan.storage.total_bytes / 2**20:,.1f} MiB")
     return table
 
@@ -175,13 +178,14 @@ def evaluation_line(event: Event) -> Text | None:
     """Return an event in words if it is one that people wait for: an evaluation, the end of a round, a failure."""
     data = event.data
     round_ = f"round {data.get('round_index', '?')}"
-    if event.type in ("trial.evaluated", "checkpoint.evaluated"):
+    if event.type in ("trial.evaluated", "checkpoint.evaluated", "baseline.evaluated"):
         metrics = ", ".join(
             f"{_METRICS.get(name, name)} {number(value)}"
             for name, value in sorted((data.get("metrics") or {}).items(), key=lambda item: _order(item[0]))
         )
         samples = f" on {data['num_samples']:,} samples" if data.get("num_samples") else ""
-        return Text(f"{round_} {_what(event)}: {metrics}{samples}")
+        whose = _what_baseline(data) if event.type == "baseline.evaluated" else f"{round_} {_what(event)}"
+        return Text(f"{whose}: {metrics}{samples}")
     if event.type == "round.completed" and data.get("round_index"):
         return Text(f"{round_} completed", style="bold")
     if event.type == "unit.failed":
@@ -205,11 +209,22 @@ def _what(event: Event) -> str:
     return f"trial {data.get('position')}{cell} at {number(data.get('kimg'))} kimg"
 
 
+def _what_baseline(data: Mapping[str, Any]) -> str:
+    told = f"baseline {data.get('baseline_index')}"
+    if "objective" in data:
+        return f"{told} ({data['objective']}) at {number(data.get('kimg'))} kimg"
+    names = {"guidance_scale": "guidance", "discriminator_weight": "discriminator"}
+    by = ", ".join(f"{name} {number(data[field])}" for field, name in names.items() if field in data)
+    return f"{told} ({by or 'confirmed'})"
+
+
 def running_unit(unit: RunningUnit) -> str:
     """Return what a worker is doing, in words."""
     where = f" {unit.position}" if unit.kind in ("trial", "reference", "confirm") else ""
     told = f"{unit.kind}{where}"
-    if unit.round_index is not None:
+    if unit.baseline_index is not None:
+        told = f"baseline {unit.baseline_index} {unit.kind.removeprefix('baseline_')}"
+    elif unit.round_index is not None:
         told = f"round {unit.round_index} {told}"
     if unit.phase and unit.total:
         told += f": {unit.phase} {unit.done or 0:,}/{unit.total:,} {unit.unit or ''}".rstrip()

@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ddo_engine.spec import (
+    AutoregressiveSettings,
     BetaFound,
     Evaluated,
     EvaluateSpec,
@@ -24,6 +25,7 @@ from ddo_engine.spec import (
     Started,
     TrainingWarning,
     TrainSpec,
+    UnitSpec,
 )
 from service.job_view import JobInputs
 from service.keys import key_of
@@ -252,10 +254,22 @@ def _compare(session: Session, claim: Claim, what: str, stored: Any, replayed: A
         _tell(session, claim, "unit.replay_mismatch", what=what, stored=stored, replayed=replayed)
 
 
+def _named(spec: UnitSpec) -> dict[str, Any]:
+    """Return what tells a baseline's unit from its others: what it trains by, or what its samples were changed by."""
+    if isinstance(spec, TrainSpec):
+        return {"objective": spec.objective.kind}
+    if not isinstance(spec, EvaluateSpec):
+        return {}
+    named = {"guidance_scale": spec.sampler.guidance_scale} if spec.sampler.is_guided else {}
+    if not isinstance(spec.sampler, AutoregressiveSettings) and spec.sampler.is_corrected:
+        named["discriminator_weight"] = spec.sampler.discriminator_weight
+    return named
+
+
 def _tell(session: Session, claim: Claim, type_: str, **data: Any) -> None:
     where: dict[str, Any] = {"kind": claim.kind, "round_index": claim.round_index, "position": claim.position}
     if isinstance(claim.spec, TrainSpec) and claim.spec.objective.kind == "ddo":
         where |= {"alpha": claim.spec.objective.alpha, "beta": claim.spec.objective.beta}
     if claim.baseline_index is not None:
-        where["baseline_index"] = claim.baseline_index
+        where |= {"baseline_index": claim.baseline_index} | _named(claim.spec)
     add_event(session, claim.job_id, type_, unit_id=claim.unit_id, **where, **data)

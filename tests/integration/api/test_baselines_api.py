@@ -2,12 +2,13 @@
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from sqlalchemy import select
-from sqlalchemy.orm import Session, sessionmaker
 
 from service.leases import fail
 from service.models import Event
 from service.statuses import UnitKind
+from tests.api_server import Inputs
 from tests.job_rows import RowWorker
 
 DISCRIMINATOR = {"kimg": 1.0, "batch_size": 10, "learning_rate": 1e-3}
@@ -26,7 +27,7 @@ def fid(index: int, position: int, kimg: float, num_samples: int) -> float:
     return (1.0 + kimg / 10 if index == 0 else 4.0 - index / 10 + position / 100) + num_samples / 1e6
 
 
-def submit(client: httpx.Client, inputs, **changes: object) -> str:
+def submit(client: httpx.Client, inputs: Inputs, **changes: object) -> str:
     answer = client.post("/jobs", json=inputs.complete_body() | {"baselines": BASELINES} | changes)
     assert answer.status_code == 201, answer.text
     return answer.json()["id"]
@@ -39,10 +40,11 @@ def baselines_of(client: httpx.Client, job_id: str) -> list[dict]:
     return answer.json()["data"]
 
 
-@pytest.fixture
-def job(client: httpx.Client, inputs, sessions: sessionmaker[Session]) -> str:
-    job_id = submit(client, inputs, confirm=CONFIRM)
-    RowWorker(sessions, fid).run()
+@pytest.fixture(scope="module")
+def job(shared_client: httpx.Client, shared_inputs: Inputs, shared_app: FastAPI) -> str:
+    """A job that has ended, for tests that only look."""
+    job_id = submit(shared_client, shared_inputs, confirm=CONFIRM)
+    RowWorker(shared_app.state.sessions, fid).run()
     return job_id
 
 
@@ -74,22 +76,22 @@ def test_job_ends_with_its_last_baseline_and_progress_counts_them(client, inputs
     assert progress["units_done"] == progress["units_planned"] == 1 + 1 + 2 * 4 + 5
 
 
-def test_baseline_that_is_best_of_all_neither_wins_nor_ranks(client, job) -> None:
-    found = client.get(f"/jobs/{job}").json()
+def test_baseline_that_is_best_of_all_neither_wins_nor_ranks(shared_client, job) -> None:
+    found = shared_client.get(f"/jobs/{job}").json()
     assert (found["base_fid"], round(found["best_fid"], 2)) == (5.0, 3.8)
-    mle = baselines_of(client, job)[0]
+    mle = baselines_of(shared_client, job)[0]
     assert mle["best"]["fid"] < mle["confirmed"]["fid"] < found["best_fid"]
-    listed = client.get(f"/jobs/{job}/checkpoints").json()["data"]
+    listed = shared_client.get(f"/jobs/{job}/checkpoints").json()["data"]
     assert [each["rank"] for each in listed if each["baseline_index"] == 0] == [None, None]
     assert all(each["baseline_index"] is None for each in listed[:-2])
-    best = client.get(f"/jobs/{job}/best").json()
+    best = shared_client.get(f"/jobs/{job}/best").json()
     assert (best["id"], best["baseline_index"]) == (found["best_checkpoint_id"], None)
-    rounds = client.get(f"/jobs/{job}/rounds").json()["data"]
+    rounds = shared_client.get(f"/jobs/{job}/rounds").json()["data"]
     assert mle["checkpoint_id"] not in {item["winner"]["checkpoint_id"] for item in rounds}
 
 
-def test_trained_baseline_shows_its_evaluations_and_offers_its_checkpoint(client, job) -> None:
-    mle = baselines_of(client, job)[0]
+def test_trained_baseline_shows_its_evaluations_and_offers_its_checkpoint(shared_client, job) -> None:
+    mle = baselines_of(shared_client, job)[0]
     assert (mle["kind"], mle["status"], mle["error"], mle["warnings"]) == ("mle", "succeeded", None, [])
     assert [(each["kimg"], each["num_samples"], each["differs"]) for each in mle["evaluations"]] == [
         (1.0, 50, []),
@@ -98,17 +100,17 @@ def test_trained_baseline_shows_its_evaluations_and_offers_its_checkpoint(client
     ]
     assert mle["best"] == mle["evaluations"][0]
     assert mle["confirmed"] == mle["evaluations"][2]
-    base = client.get(f"/jobs/{job}/rounds/0").json()["winner"]
+    base = shared_client.get(f"/jobs/{job}/rounds/0").json()["winner"]
     assert mle["confirmed"]["fingerprint"] == base["measured"]["fingerprint"]
-    download = client.post(f"/checkpoints/{mle['checkpoint_id']}/download", json={}).json()
+    download = shared_client.post(f"/checkpoints/{mle['checkpoint_id']}/download", json={}).json()
     assert download["filename"] == f"{job}-baseline0-1kimg.safetensors"
-    lineage = [each["lineage"] for each in client.get(f"/jobs/{job}/checkpoints").json()["data"]]
+    lineage = [each["lineage"] for each in shared_client.get(f"/jobs/{job}/checkpoints").json()["data"]]
     assert [base["checkpoint_id"], mle["checkpoint_id"]] in lineage
 
 
-def test_sampled_baseline_is_of_the_base_and_says_what_differs(client, job) -> None:
-    _, guidance, corrected = baselines_of(client, job)
-    base = client.get(f"/jobs/{job}/rounds/0").json()["winner"]
+def test_sampled_baseline_is_of_the_base_and_says_what_differs(shared_client, job) -> None:
+    _, guidance, corrected = baselines_of(shared_client, job)
+    base = shared_client.get(f"/jobs/{job}/rounds/0").json()["winner"]
     assert guidance["checkpoint_id"] == corrected["checkpoint_id"] == base["checkpoint_id"]
     assert [(each["scale"], each["num_samples"]) for each in guidance["evaluations"]] == [
         (1.5, 50),
@@ -125,8 +127,8 @@ def test_sampled_baseline_is_of_the_base_and_says_what_differs(client, job) -> N
         ]
     weight = {"field": "sampler.discriminator_weight", "base": None, "baseline": 1.0}
     assert [each["differs"] for each in corrected["evaluations"]] == [[weight]] * 2
-    assert len(client.get(f"/jobs/{job}/best").json()["evaluations"]) == 2
-    listed = client.get(f"/jobs/{job}/checkpoints").json()["data"]
+    assert len(shared_client.get(f"/jobs/{job}/best").json()["evaluations"]) == 2
+    listed = shared_client.get(f"/jobs/{job}/checkpoints").json()["data"]
     of_base = next(each for each in listed if each["id"] == base["checkpoint_id"])
     assert {each["fid"] for each in of_base["evaluations"]} == {5.0}
     assert len(of_base["evaluations"]) == 2
@@ -192,21 +194,24 @@ def test_dry_run_counts_baselines(client, inputs) -> None:
     assert storage["state_bytes"] - before["state_bytes"] == 4 * 1000
 
 
-def test_branch_has_baselines_only_if_given(client, job) -> None:
-    plain = client.post(f"/jobs/{job}/branch", json={"rounds": 1})
-    given = client.post(f"/jobs/{job}/branch", json={"rounds": 1, "baselines": [{"kind": "mle", "kimg": 3.0}]})
+def test_branch_has_baselines_only_if_given(shared_client, job) -> None:
+    plain = shared_client.post(f"/jobs/{job}/branch", json={"rounds": 1})
+    given = shared_client.post(f"/jobs/{job}/branch", json={"rounds": 1, "baselines": [{"kind": "mle", "kimg": 3.0}]})
 
     assert plain.json()["spec"]["baselines"] == []
     assert given.json()["spec"]["baselines"] == [{"kind": "mle", "kimg": 3.0}]
 
 
-def test_branch_may_start_from_what_a_baseline_trained(client, job) -> None:
-    trained = baselines_of(client, job)[0]["checkpoint_id"]
-    made = client.post(f"/jobs/{job}/branch", json={"from_checkpoint": trained}).json()
+def test_branch_may_start_from_what_a_baseline_trained(shared_client, job) -> None:
+    trained = baselines_of(shared_client, job)[0]["checkpoint_id"]
+    made = shared_client.post(f"/jobs/{job}/branch", json={"from_checkpoint": trained}).json()
     assert made["parent"] == {"checkpoint_id": trained, "job_id": job, "round_index": 0}
 
 
-def test_events_of_baselines_name_them(client, job, sessions) -> None:
-    with sessions() as session:
+def test_events_of_baselines_name_them(shared_client, job, shared_app) -> None:
+    with shared_app.state.sessions() as session:
         told = session.scalars(select(Event).where(Event.job_id == job, Event.type == "baseline.evaluated")).all()
+    assert {event.data.get("objective") for event in told} == {None, "mle"}
+    assert {event.data.get("guidance_scale") for event in told} == {None, 1.5, 2.0}
+    assert {event.data.get("discriminator_weight") for event in told} == {None, 1.0}
     assert sorted(event.data["baseline_index"] for event in told) == [0, 0, 0, 1, 1, 1, 1, 2, 2]

@@ -126,6 +126,22 @@ def test_rounds_marks_the_winner_of_each(service: Service, job_file: Path) -> No
     assert sum("★ winner" in line for line in lines) == 2
 
 
+def test_baselines_stand_below_the_rounds_and_by_themselves(service: Service) -> None:
+    baselines = [{"kind": "mle"}, {"kind": "guidance", "scales": [1.5, 2.0]}]
+    job_id = service.client.submit(service.body(baselines=baselines)).id
+    service.worker().run()
+
+    below = service.ddo("rounds", job_id).stdout.split("\n\n")[1]
+
+    assert service.ddo("baselines", job_id).stdout == below
+    header, mle, *guided = below.splitlines()
+    assert header.split()[:4] == ["baseline", "status", "scale", "FID"]
+    found, _ = service.client.baselines(job_id)
+    assert (found.status, found.best.kimg if found.best else None) == ("succeeded", 2.0)
+    assert mle.split() == ["0", "mle", "succeeded", "7.8", "–", "–", "2", found.checkpoint_id]
+    assert [line.split()[3] for line in guided] == ["1.5", "2"]
+
+
 def test_events_shows_the_log(service: Service, job_file: Path) -> None:
     job_id = _submitted(service, job_file)
     service.worker().run()

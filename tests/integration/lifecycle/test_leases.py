@@ -351,3 +351,58 @@ def test_cancel_racing_claims_and_ends_leaves_nothing_open(sessions):
             ends = select(func.count()).where(Event.job_id == job_id)
             ends = ends.where(Event.type.in_(["job.succeeded", "job.failed", "job.cancelled"]))
             assert session.scalar(ends) == 1
+
+
+def _baselines(sessions, count: int) -> list[leases.Claim]:
+    """Do all of a job but its baselines, and claim these: continued training, and one evaluation."""
+    baselines = [{"kind": "mle", "kimg": 1.0 + index} for index in range(count)]
+    create_job(sessions, job_spec(rounds=1, baselines=[*baselines, {"kind": "guidance", "scales": [2.0]}]))
+    worker = RowWorker(sessions, lambda *_: 1.0)
+    while (claimed := worker.claim()) is not None and claimed.baseline_index is None:
+        worker.do(claimed)
+    assert claimed is not None
+    return [claimed, *(claimed for _ in range(count) if (claimed := worker.claim()) is not None)]
+
+
+def _waited(sessions, seconds: int) -> None:
+    with sessions.begin() as session:
+        ago = func.clock_timestamp() - text(f"interval '{seconds} seconds'")
+        session.execute(update(WorkUnit).where(WorkUnit.status == "queued").values(run_after=ago))
+
+
+def test_baseline_is_claimed_last_whoever_it_is_of(sessions):
+    """Another tenant's job that came later goes first."""
+    create_job(sessions, job_spec(rounds=1, baselines=[{"kind": "mle"}]))
+    worker = RowWorker(sessions, lambda *_: 1.0)
+    worker.step()
+    create_job(sessions, job_spec(rounds=1), tenant="later")
+
+    done = worker.run()
+
+    assert done[-1].kind is UnitKind.BASELINE_TRIAL
+    assert len({claimed.job_id for claimed in done}) == 2
+
+
+def test_training_of_baselines_gives_way_to_as_many_units_of_rounds_as_wait(sessions):
+    claims = _baselines(sessions, 3)
+
+    def giving_way() -> list[UnitKind]:
+        return [claimed.kind for claimed in claims if _do(sessions, leases.shall_give_way, claimed)]
+
+    assert giving_way() == []
+    for count in (1, 2):
+        create_job(sessions, job_spec(rounds=1))
+        assert len(giving_way()) == count - 1  # a worker without work would take it at once
+        _waited(sessions, 60)
+        assert giving_way() == [UnitKind.BASELINE_TRIAL] * count
+    for _ in range(4):
+        create_job(sessions, job_spec(rounds=1))
+    _waited(sessions, 60)
+    assert giving_way() == [UnitKind.BASELINE_TRIAL] * 3  # an evaluation would start anew
+
+
+def test_units_of_rounds_and_baselines_that_wait_move_no_unit_of_rounds(sessions):
+    claimed = _trial(sessions, job_spec(baselines=[{"kind": "mle"}]))
+    create_job(sessions, job_spec(rounds=1))
+    _waited(sessions, 60)
+    assert not _do(sessions, leases.shall_give_way, claimed)

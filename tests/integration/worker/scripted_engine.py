@@ -1,7 +1,7 @@
 """Stands in for ``python -m ddo_engine``: speaks its protocol at once, and misbehaves on request.
 
 Its numbers and bytes are functions of spec and step, so that a resumed trial repeats them. What it shall do is in the
-JSON file that ``SCRIPT`` names: per kind (or ``trial`` + alpha) a mapping with
+JSON file that ``SCRIPT`` names: per kind (or ``trial`` + alpha, or ``mle``) a mapping with
 
     steps, step_seconds     length of a trial, other kinds last ``step_seconds``
     end                     "abort" | "silent_exit" | "diverge" | "hang" | "garbage" instead of the work
@@ -38,10 +38,12 @@ def main():
     workdir = Path(sys.argv[sys.argv.index("--workdir") + 1])
     script = json.loads(Path(os.environ["SCRIPT"]).read_text())
     kind = spec["kind"]
-    alpha = spec["objective"]["alpha"] if kind == "trial" else None
-    todo = {**script.get(kind, {}), **(script.get(f"trial {alpha}", {}) if kind == "trial" else {})}
+    name = kind
+    if kind == "trial":
+        objective = spec["objective"]
+        name = f"trial {objective['alpha']}" if objective["kind"] == "ddo" else objective["kind"]
+    todo = {**script.get(kind, {}), **script.get(name, {})}
     state = json.loads(Path(spec["state"]["path"]).read_text()) if spec.get("state") else {"step": 0}
-    name = kind if alpha is None else f"trial {alpha}"
     log = Path(os.environ["LOG"])
     runs = sum(line.startswith(f"{name} from") for line in log.read_text().splitlines()) if log.exists() else 0
     with log.open("a") as file:
@@ -115,7 +117,7 @@ def train(spec, first, workdir, todo):
         say(type="progress", phase="training", done=step, total=steps)
         if step % 2 == 0:
             path = workdir / f"checkpoint-{step}.safetensors"
-            path.write_text(f"{spec['seed']} {spec['objective']['alpha']} {step}")
+            path.write_text(f"{spec['seed']} {spec['objective'].get('alpha')} {step}")
             wrote("checkpoint", path, float(step), provenance={"kimg": float(step)})
             evaluate(path, spec["evaluation"], float(step))
         save_state(workdir, step)

@@ -190,6 +190,27 @@ def test_database_away_for_longer_than_a_lease_engine_stops_itself_and_job_goes_
 
 
 @pytest.mark.slow
+def test_baseline_gives_way_to_a_job_that_comes_and_goes_on_where_it_was(workplace):
+    workplace.script(mle={"steps": 200, "step_seconds": 0.2})
+    workplace.start_worker()
+    first = workplace.submit(workplace.spec(grid=ONE_TRIAL, baselines=[{"kind": "mle"}]))
+    workplace.wait_until(lambda: any(unit.state_kimg for unit in workplace.units(kind="baseline_trial")))
+    workplace.script(mle={"steps": 200})
+
+    assert workplace.wait_for_end(workplace.submit(workplace.spec(grid=ONE_TRIAL))).status == "succeeded"
+
+    assert workplace.wait_for_end(first).status == "succeeded"
+    (unit,) = workplace.units(kind="baseline_trial")
+    assert (unit.attempt, unit.crashes) == (2, 0)
+    starts = [line.split()[2] for line in workplace.runs if line.startswith("mle")]
+    assert starts[0] == "0"
+    assert int(starts[1]) > 0, "did not resume"
+    requeued = [event.data["reason"] for event in _events(workplace, first) if event.type == "unit.queued"]
+    assert requeued == ["preempted"]
+    assert "unit.replay_mismatch" not in {event.type for event in _events(workplace, first)}
+
+
+@pytest.mark.slow
 def test_poison_unit_fails_after_three_crashes_while_neighbours_finish(workplace):
     workplace.script(**{"trial 666.0": {"end": "abort"}})
     workplace.start_worker()

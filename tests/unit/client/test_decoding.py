@@ -100,6 +100,6 @@ def test_decode_dict_of_numbers_checks_them() -> None:
     storage = dict.fromkeys(("checkpoints", "checkpoint_bytes", "state_bytes", "input_bytes", "total_bytes"), 1)
     numbers = dict.fromkeys(("trials", "trained_images", "generated_images", "network_evaluations"), 2)
     plan = {"spec": {}, "units": {"trial": 4}, "storage": storage, **numbers}
-    assert asdict(decode(Plan, plan)) == plan | {"phases": ()}  # which older services do not tell
+    assert asdict(decode(Plan, plan)) == plan | {"phases": (), "baselines": ()}  # which older services do not tell
     with pytest.raises(UnexpectedAnswer, match=r"Plan\.units\.trial"):
         decode(Plan, {**plan, "units": {"trial": "four"}})

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from ddo_client.models import Event, Measured, Round, Trial, TrialWarning, Winner
-from ddo_client.output import evaluation_line, event_line, rounds_table
+from ddo_client.models import Event, Measured, Round, RunningUnit, Trial, TrialWarning, Winner
+from ddo_client.output import evaluation_line, event_line, rounds_table, running_unit
 
 _NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -79,6 +79,21 @@ def test_evaluation_line_orders_metrics_and_names_the_trial() -> None:
     assert line.plain == (
         "round 1 trial 2 (α 2, β 0.5) at 6.4 kimg: FID 1.235, precision 0.5, recall 0.25, IS 3 on 1,000 samples"
     )
+
+
+def test_evaluation_line_of_a_baseline_says_what_was_done_to_the_base() -> None:
+    def line(**where: object) -> str:
+        return str(evaluation_line(_event("baseline.evaluated", metrics={"fid": 2.0}, round_index=0, **where)))
+
+    assert line(baseline_index=0, objective="mle", kimg=1.5) == "baseline 0 (mle) at 1.5 kimg: FID 2"
+    assert line(baseline_index=1, guidance_scale=1.5) == "baseline 1 (guidance 1.5): FID 2"
+    assert line(baseline_index=2, discriminator_weight=1.0) == "baseline 2 (discriminator 1): FID 2"
+    assert line(baseline_index=0) == "baseline 0 (confirmed): FID 2"
+
+
+def test_running_unit_of_a_baseline_names_it() -> None:
+    unit = RunningUnit("unit_1", "baseline_trial", 0, 0, "training", 10, 20, "images", None, baseline_index=2)
+    assert running_unit(unit) == "baseline 2 trial: training 10/20 images"
 
 
 def test_evaluation_line_of_other_events_is_none() -> None:
