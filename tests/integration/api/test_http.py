@@ -271,7 +271,7 @@ def test_openapi_examples_are_valid_jobs(shared_client) -> None:
 
     operation = shared_client.get("/openapi.json").json()["paths"]["/jobs"]["post"]
     examples = operation["requestBody"]["content"]["application/json"]["examples"]
-    assert [parse_spec(example["value"]).rounds for example in examples.values()] == [2, 3, 12]
+    assert [parse_spec(example["value"]).rounds for example in examples.values()] == [2, 3, 2, 12]
 
 
 def test_more_requests_than_connections_are_all_answered(client) -> None:

@@ -34,13 +34,14 @@ def test_engine_command_parses_for_every_kind(kind):
 
 
 @pytest.mark.parametrize("kind", UnitKind)
-def test_engine_command_of_several_processes_is_torchrun_but_for_validation(kind):
+def test_engine_command_of_several_processes_is_torchrun_where_the_engine_knows_it(kind):
     settings = _settings(engine_device="cuda:0,2", processes_per_unit=2, engine_python="/other/python")
     command = engine_command(settings, kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
     alone = engine_command(_settings(engine_device="cuda"), kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
 
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert command == ["/other/python", *([] if kind is UnitKind.VALIDATE else torchrun), *alone[1:]]
+    by_one = kind in (UnitKind.VALIDATE, UnitKind.BASELINE_DISCRIMINATOR)
+    assert command == ["/other/python", *([] if by_one else torchrun), *alone[1:]]
     assert engine_environment(settings, Path("/a/tmp"))["CUDA_VISIBLE_DEVICES"] == "0,2"
 
 
