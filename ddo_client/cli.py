@@ -171,6 +171,17 @@ def baselines(job_id: JobId) -> None:
 
 
 @app.command()
+def snapshots(
+    job_id: JobId,
+    round_index: Annotated[int, typer.Argument(metavar="ROUND", min=1)],
+    trial_index: Annotated[int, typer.Argument(metavar="TRIAL", min=0)],
+) -> None:
+    """Show the averages of a trial that others can be put together from."""
+    with _client() as client:
+        _console.print(output.snapshots_table(client.snapshots(job_id, round_index, trial_index)))
+
+
+@app.command()
 def events(
     job_id: JobId, follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False
 ) -> None:
@@ -192,13 +203,16 @@ def download(
     job_id: JobId,
     best: Annotated[bool, typer.Option("--best", help="The job's best checkpoint.")] = False,
     checkpoint: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="This checkpoint of it, ckpt_…")] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="This snapshot, or this discriminator of a baseline, art_…")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, or folder.")] = Path(),
 ) -> None:
-    """Download a checkpoint and check its SHA-256; goes on where an earlier try was cut off."""
-    if best == (checkpoint is not None):
-        raise typer.BadParameter("say either --best or --checkpoint")
+    """Download a file of a job and check its SHA-256; goes on where an earlier try was cut off."""
+    if [best, checkpoint is not None, file is not None].count(True) != 1:
+        raise typer.BadParameter("say one of --best, --checkpoint and --file")
     with _client() as client, _bytes_bar() as bar:
-        chosen = checkpoint or client.best(job_id).id
+        chosen = checkpoint or file or client.best(job_id).id
         task = bar.add_task("", total=None)
         path = client.download(
             chosen, out, on_progress=lambda done, total: bar.update(task, completed=done, total=total)

@@ -33,6 +33,7 @@ from ddo_client.models import (
     Plan,
     Round,
     SignedDownload,
+    Snapshot,
     TrainingPoint,
     TrialMetrics,
 )
@@ -184,6 +185,10 @@ class Client:
                 return TrialMetrics(tuple(training), tuple(evaluations))
             params["since_kimg"] = page["next_since_kimg"]
 
+    def snapshots(self, job_id: str, round_index: int, trial_index: int) -> tuple[Snapshot, ...]:
+        """Return the averages that a trial has written, by length, then by kimg."""
+        return self._list(Snapshot, f"/jobs/{_segment(job_id)}/rounds/{round_index}/trials/{trial_index}/snapshots")
+
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
         """Yield what happened to a job so far, oldest first, after the event ``after``."""
         yield from self._pages(Event, f"/jobs/{_segment(job_id)}/events", {"after": after, "limit": 1000})
@@ -211,17 +216,16 @@ class Client:
         """Cancel a job; cancelling twice is fine."""
         return self._ask(Job, "POST", f"/jobs/{_segment(job_id)}/cancel")
 
-    def sign_download(self, checkpoint_id: str) -> SignedDownload:
-        """Return a URL of a checkpoint that needs no key for some minutes."""
-        return self._ask(SignedDownload, "POST", f"/checkpoints/{_segment(checkpoint_id)}/download", json={})
+    def sign_download(self, file_id: str) -> SignedDownload:
+        """Return a URL that needs no key for some minutes: of a checkpoint, a snapshot or a discriminator."""
+        kind = "artifacts" if file_id.startswith("art_") else "checkpoints"
+        return self._ask(SignedDownload, "POST", f"/{kind}/{_segment(file_id)}/download", json={})
 
-    def download(
-        self, checkpoint_id: str, path: Path, *, on_progress: Callable[[int, int], None] | None = None
-    ) -> Path:
-        """Download a checkpoint, going on where an earlier attempt was cut off, and check its SHA-256.
+    def download(self, file_id: str, path: Path, *, on_progress: Callable[[int, int], None] | None = None) -> Path:
+        """Download a file, going on where an earlier attempt was cut off, and check its SHA-256.
 
         Args:
-            checkpoint_id: ``ckpt_…``.
+            file_id: A checkpoint's, ``ckpt_…``, or that of a snapshot or a baseline's discriminator, ``art_…``.
             path: The file to write, or an existing folder: then the service names the file.
             on_progress: Called with the bytes that are there and those that there will be.
 
@@ -231,7 +235,7 @@ class Client:
         Raises:
             DownloadFailed: The bytes are wrong, the connection keeps breaking, or the file exists with other content.
         """
-        return download_file(self._anonymous, lambda: self.sign_download(checkpoint_id), path, on_progress)
+        return download_file(self._anonymous, lambda: self.sign_download(file_id), path, on_progress)
 
     def close(self) -> None:
         """Close the connections."""

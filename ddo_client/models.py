@@ -258,6 +258,7 @@ class Baseline:
     confirmed: BaselineEvaluation | None
     checkpoint_id: str | None
     evaluations: tuple[BaselineEvaluation, ...]
+    discriminator_id: str | None = None
 
 
 @dataclass(frozen=True)
@@ -296,6 +297,19 @@ class Checkpoint:
     size_bytes: int
     created_at: datetime
     baseline_index: int | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An average of a trial's weights by power function, for ``python -m ddo_engine reconstruct``."""
+
+    id: str
+    name: str
+    ema_std: float
+    kimg: float
+    sha256: str
+    size_bytes: int
+    created_at: datetime
 
 
 @dataclass(frozen=True)

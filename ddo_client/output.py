@@ -8,7 +8,7 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddo_client.models import Event, Job, JobSummary, Measured, Plan, Round, RunningUnit, Trial
+from ddo_client.models import Event, Job, JobSummary, Measured, Plan, Round, RunningUnit, Snapshot, Trial
 
 _COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 _MISSING = "–"
@@ -124,6 +124,16 @@ def _trial_cells(round_: Round, trial: Trial, is_confirmed: bool) -> list[Render
     told = [str(trial.trial_index), number(trial.alpha), _beta(trial)]
     told += [*_numbers(trial.best, trial.confirmed, is_confirmed), number(trial.best_kimg)]
     return [status(trial.status), *told, Text(note)]
+
+
+def snapshots_table(snapshots: Iterable[Snapshot]) -> Table:
+    """Return a line for each average of a trial."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for name in ("snapshot", "std", "kimg", "MiB"):
+        table.add_column(name, justify="left" if name == "snapshot" else "right", no_wrap=True)
+    for each in snapshots:
+        table.add_row(Text(each.id), number(each.ema_std), number(each.kimg), f"{each.size_bytes / 2**20:,.1f}")
+    return table
 
 
 def _beta(trial: Trial) -> str:

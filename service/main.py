@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import error_handlers, openapi
+from service.api.artifacts import endpoints as artifacts
 from service.api.baselines import endpoints as baselines
 from service.api.checkpoints import endpoints as checkpoints
 from service.api.events import endpoints as events
@@ -70,7 +71,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.registry = registry
     app.add_middleware(RequestContext, metrics=request_metrics)
     error_handlers.install(app)
-    for domain in (jobs, rounds, baselines, checkpoints, events, presets, objects, health):
+    for domain in (jobs, rounds, baselines, checkpoints, artifacts, events, presets, objects, health):
         app.include_router(domain.router)
     openapi.install(app)
     return app

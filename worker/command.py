@@ -50,7 +50,8 @@ def engine_environment(settings: ServiceSettings, temporary: Path) -> dict[str, 
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(_SECRET_PREFIXES)}
     environment["TMPDIR"] = str(temporary)
-    environment[TRUSTED_FEATURE_NETWORKS] = ":".join(settings.trusted_feature_networks)
+    if settings.trusted_feature_networks:
+        environment[TRUSTED_FEATURE_NETWORKS] = ":".join(settings.trusted_feature_networks)
     # Torchrun ends what has not ended so long after it was asked to; it is we who know how long a state may take.
     environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(math.ceil(settings.grace_seconds))
     _, _, gpus = settings.engine_device.partition(":")

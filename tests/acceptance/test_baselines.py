@@ -24,7 +24,9 @@ def test_job_with_baselines_measures_each_under_its_protocol_and_ranks_none(
         {"kind": "autoguidance", "scales": [2.0], "guide": guide.as_uri()},
         {"kind": "discriminator_guidance", "weights": [1.0], "training": training, "network": network},
     ]
-    body = tiny_job.body(baselines=baselines, grid={"alpha": [2.0], "beta": [0.5]})
+    body = tiny_job.body(
+        baselines=baselines, grid={"alpha": [2.0], "beta": [0.5]}, training={"ema_snapshot_stds": [0.1, 0.2]}
+    )
     with start_stack() as stack, client_of(stack) as client:
         job = wait_for_end(stack, client, client.submit(body).id, 150)
         assert (job.status, job.error, job.progress.fraction) == ("succeeded", None, 1.0)
@@ -59,4 +61,18 @@ def test_job_with_baselines_measures_each_under_its_protocol_and_ranks_none(
         path = client.download(kept.id, tmp_path)
         assert hashlib.sha256(path.read_bytes()).hexdigest() == kept.sha256
         assert load_checkpoint(path).manifest.provenance["objective"] == {"kind": "mle"}
+
+        snapshots = client.snapshots(job.id, 1, 0)
+        assert [(each.ema_std, each.kimg) for each in snapshots] == [
+            (0.1, 0.064),
+            (0.1, 0.128),
+            (0.2, 0.064),
+            (0.2, 0.128),
+        ]
+        stored = client.download(snapshots[1].id, tmp_path)
+        assert stored.name == f"{job.id}-round1-trial0-snapshot-0.1-0.128.safetensors"
+        assert load_checkpoint(stored).manifest.provenance["ema_std"] == 0.1
+        assert sampled[-1].discriminator_id is not None
+        discriminator = client.download(sampled[-1].discriminator_id, tmp_path)
+        assert load_checkpoint(discriminator).manifest.family == "discriminator"
         stack.ensure_running()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.models import Evaluation, WorkUnit
+from ddo_engine.spec import FileRole
+from service.models import Artifact, Evaluation, WorkUnit
 from service.statuses import UnitKind
 
 
@@ -18,11 +19,13 @@ class BaselineRows:
         units: Of all baselines, in order of baseline, then of their making.
         evaluations: What those units have measured, in order.
         of_base: What round 0 has measured of the base.
+        discriminators: Ids of stored ones, by the unit that trained them.
     """
 
     units: Sequence[WorkUnit]
     evaluations: Sequence[Evaluation]
     of_base: Sequence[Evaluation]
+    discriminators: dict[str, str]
 
 
 def load_baselines(session: Session, job_id: str) -> BaselineRows:
@@ -30,10 +33,16 @@ def load_baselines(session: Session, job_id: str) -> BaselineRows:
     units = select(WorkUnit).where(WorkUnit.job_id == job_id, WorkUnit.baseline_index.is_not(None))
     numbers = select(Evaluation).join(WorkUnit, WorkUnit.id == Evaluation.unit_id).where(Evaluation.job_id == job_id)
     numbers = numbers.order_by(WorkUnit.created_at, WorkUnit.position, Evaluation.kimg, Evaluation.id)
+    stored = (
+        select(Artifact)
+        .join(WorkUnit, WorkUnit.id == Artifact.unit_id)
+        .where(WorkUnit.job_id == job_id, Artifact.role == FileRole.DISCRIMINATOR)
+    )
     return BaselineRows(
         units=session.scalars(
             units.order_by(WorkUnit.baseline_index, WorkUnit.created_at, WorkUnit.position, WorkUnit.id)
         ).all(),
         evaluations=session.scalars(numbers.where(WorkUnit.baseline_index.is_not(None))).all(),
+        discriminators={row.unit_id: row.id for row in session.scalars(stored)},
         of_base=session.scalars(numbers.where(WorkUnit.kind == UnitKind.BASELINE)).all(),
     )

@@ -68,5 +68,6 @@ class Baseline(BaseModel):
     checkpoint_id: str | None = Field(
         description="What was measured as best, to be downloaded: that which a trained baseline kept, else the base."
     )
+    discriminator_id: str | None = Field(description="Its discriminator, for `POST /artifacts/{id}/download`.")
     evaluations: list[BaselineEvaluation]
     units: list[BaselineUnit]

@@ -48,6 +48,7 @@ def _baseline(rows: BaselineRows, spec: JobSpec, job_status: JobStatus, index: i
         best=None if best is None else best.shown,
         confirmed=None if best is None else _confirmed(best, found, spec),
         checkpoint_id=None if best is None else best.row.checkpoint_id,
+        discriminator_id=next((rows.discriminators[unit.id] for unit in units if unit.id in rows.discriminators), None),
         evaluations=[each.shown for each in found],
         units=[_unit(unit) for unit in units],
     )

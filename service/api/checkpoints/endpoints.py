@@ -3,34 +3,17 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path
-from pydantic import ValidationError
 
 from service.api.body import json_body
 from service.api.checkpoints import repository, views
-from service.api.checkpoints.schemas import Checkpoint, Download, DownloadRequest
+from service.api.checkpoints.schemas import Checkpoint
 from service.api.dependencies import CallerDep, Sessions, SettingsDep, Store
+from service.api.downloads import DOWNLOAD_BODY, DOWNLOAD_ERRORS, Download, parse_request, sign
 from service.api.jobs.repository import find_job
 from service.api.pages import JobId, Listed
-from service.api.problems import (
-    BodyTooLarge,
-    MalformedBody,
-    NotFound,
-    Unauthorized,
-    Unavailable,
-    Unprocessable,
-    UnsupportedMediaType,
-    documented,
-)
-from service.api.validation import field_names, unprocessable
+from service.api.problems import NotFound, Unauthorized, documented
 
 router = APIRouter(tags=["checkpoints"])
-
-_DOWNLOAD_BODY = {
-    "required": False,
-    "content": {
-        "application/json": {"schema": DownloadRequest.model_json_schema(), "example": {"expires_in_seconds": 300}}
-    },
-}
 
 
 @router.get("/jobs/{job_id}/checkpoints", responses=documented(Unauthorized, NotFound))
@@ -54,10 +37,8 @@ def read_best(job_id: JobId, caller: CallerDep, sessions: Sessions) -> Checkpoin
 
 @router.post(
     "/checkpoints/{checkpoint_id}/download",
-    responses=documented(
-        MalformedBody, Unauthorized, NotFound, BodyTooLarge, UnsupportedMediaType, Unprocessable, Unavailable
-    ),
-    openapi_extra={"requestBody": _DOWNLOAD_BODY},
+    responses=DOWNLOAD_ERRORS,
+    openapi_extra={"requestBody": DOWNLOAD_BODY},
 )
 def sign_download(
     checkpoint_id: Annotated[str, Path(description="`ckpt_…`")],
@@ -68,15 +49,7 @@ def sign_download(
     body: Annotated[Any, Depends(json_body)],
 ) -> Download:
     """Sign a URL that downloads the checkpoint without a key until it expires."""
-    try:
-        wanted = DownloadRequest.model_validate(body)
-    except ValidationError as error:
-        raise unprocessable(error.errors(), fields=field_names(DownloadRequest)) from error
+    wanted = parse_request(body)
     with sessions() as session:
         row = repository.find_checkpoint(session, caller.tenant_id, checkpoint_id)
-    name, stored = views.filename(row), row.checkpoint
-    seconds = min(wanted.expires_in_seconds or settings.download_expiry_seconds, settings.download_expiry_seconds)
-    signed = store.signed_download(stored.object_key, filename=name, expires_in_seconds=seconds)
-    return Download(
-        url=signed.url, expires_at=signed.expires_at, sha256=stored.sha256, size_bytes=stored.size_bytes, filename=name
-    )
+    return sign(wanted, row.checkpoint, views.filename(row), store, settings)

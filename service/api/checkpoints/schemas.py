@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.api.rounds.schemas import Measured
 
@@ -28,23 +28,3 @@ class Checkpoint(BaseModel):
     sha256: str
     size_bytes: int
     created_at: datetime
-
-
-class DownloadRequest(BaseModel):
-    """How long the URL shall live."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    expires_in_seconds: int | None = Field(
-        default=None, ge=1, le=900, description="Null: the service's setting, 900 at most."
-    )
-
-
-class Download(BaseModel):
-    """A signed URL: it needs no key, serves one GET path until it expires, and supports range requests."""
-
-    url: str
-    expires_at: datetime
-    sha256: str = Field(description="Compare it with what you downloaded.")
-    size_bytes: int
-    filename: str

@@ -32,7 +32,9 @@ def test_every_path_but_health_and_objects_needs_a_key(client, url) -> None:
     document = client.get("/openapi.json").json()
     for path, operations in document["paths"].items():
         for method in operations:
-            filled = path.format(job_id="job_x", round_index=1, trial_index=0, checkpoint_id="ckpt_x")
+            filled = path.format(
+                job_id="job_x", round_index=1, trial_index=0, checkpoint_id="ckpt_x", artifact_id="art_x"
+            )
             answer = httpx.request(method, url + filled, trust_env=False)
             assert (answer.status_code == 401) is (path not in OPEN), path
 

@@ -216,6 +216,13 @@ def test_command_with_a_wrong_key_says_so(service: Service, monkeypatch: pytest.
     assert "unauthorized, HTTP 401" in done.stderr
 
 
+def test_snapshots_of_a_trial_without_any_are_an_empty_table(service: Service, job_file: Path) -> None:
+    job_id = service.ddo("submit", str(job_file)).stdout.strip()
+    service.worker().run()
+    assert service.ddo("snapshots", job_id, "1", "0").stdout.split() == ["snapshot", "std", "kimg", "MiB"]
+    assert service.client.snapshots(job_id, 1, 0) == ()
+
+
 def test_branch_goes_on_from_a_round_and_says_where_it_came_from(
     service: Service, job_file: Path, tmp_path: Path
 ) -> None:
