@@ -133,7 +133,7 @@ def _progress(session: Session, job: Job) -> Progress:
 
     done = sum(count * cost(*place) for place, count in succeeded.items())
     for row in running:
-        done += _share_done(row, spec) * cost(row.unit.kind, row.round_index, row.unit.baseline_index)
+        done += _share_done(row) * cost(row.unit.kind, row.round_index, row.unit.baseline_index)
     fraction = 1.0 if job.status == JobStatus.SUCCEEDED else min(done / whole.network_evaluations, 1.0)
     return Progress(
         fraction=fraction,
@@ -143,7 +143,7 @@ def _progress(session: Session, job: Job) -> Progress:
     )
 
 
-def _share_done(row: RunningRow, spec: JobSpec) -> float:
+def _share_done(row: RunningRow) -> float:
     told = row.unit.progress or {}
     share = told["done"] / told["total"] if told.get("total") else 0.0
     if row.unit.kind in (UnitKind.TRIAL, UnitKind.BASELINE_TRIAL) and told.get("phase") != "training":
