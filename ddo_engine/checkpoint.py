@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.families import get_family
@@ -21,7 +21,7 @@ from ddo_engine.families.diffusion.space import LatentScaling, LatentSpace
 from ddo_engine.families.protocol import Family
 from ddo_engine.files import write_atomically
 from ddo_engine.spec import CheckpointInfo, Settings
-from ddo_engine.stored_tensor import StoredTensor
+from ddo_engine.stored_tensor import StoredTensor, WritableTensor
 from ddo_engine.tensor_checks import require_finite, require_same_tensors
 from ddo_engine.tensor_file import TensorFile, read_tensor_file, write_tensor_file
 
@@ -176,7 +176,7 @@ def save_checkpoint(path: str | Path, model: nn.Module, manifest: CheckpointMani
     write_atomically(path, lambda temporary: write_checkpoint(temporary, model.state_dict(), manifest))
 
 
-def write_checkpoint(path: Path, tensors: Mapping[str, Tensor | StoredTensor], manifest: CheckpointManifest) -> None:
+def write_checkpoint(path: Path, tensors: Mapping[str, WritableTensor], manifest: CheckpointManifest) -> None:
     """Write tensors, in memory or in other files, and their manifest; the caller sees to it that it is atomic."""
     text = json.dumps(manifest.model_dump(mode="json"), sort_keys=True, allow_nan=False)
     write_tensor_file(path, tensors, {MANIFEST_KEY: text})

@@ -124,7 +124,8 @@ def _run(options: argparse.Namespace, launch: Launch, events: EventWriter, stop:
     with told_by_leader(launch, stop):
         device = device_of(launch, pick_device(options.device))
     with joined(launch, device, stop) as ranks:
-        run(spec, RunContext(options.workdir, device, events, stop, options.cache, ranks))
+        shard_weights = options.command == "train" and options.shard_weights
+        run(spec, RunContext(options.workdir, device, events, stop, options.cache, ranks, shard_weights))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--cache", type=Path, help="folder for statistics that later runs use again")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--threads", type=_positive, help="CPU threads; another number may change the last bits")
+    commands.choices["train"].add_argument(
+        "--shard-weights",
+        action="store_true",
+        help="under torchrun: each process keeps some rows of weights, gradients, moments and averages instead of all",
+    )
     add_file_commands(commands)
     return parser
 

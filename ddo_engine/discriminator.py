@@ -24,7 +24,7 @@ from ddo_engine.provenance import InputHashes
 from ddo_engine.randomness import seeded_initialisation
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import DiscriminatorNetwork, DiscriminatorSpec
-from ddo_engine.state import check_belongs_to, warn_of_other_numerics
+from ddo_engine.state import check_belongs_to, numerics_of, warn_of_other_numerics
 from ddo_engine.state_file import read_state
 from ddo_engine.unit_data import as_trained_on, open_reference_set
 
@@ -42,7 +42,7 @@ def run(spec: DiscriminatorSpec, context: RunContext) -> None:
         trial = _prepare(spec, context)
         if saved is not None:
             check_belongs_to(saved, trial.identity)
-            warn_of_other_numerics(saved, context.device)
+            warn_of_other_numerics(saved, numerics_of(context.device))
             trial.state.restore(saved)
     context.check_stop()
     trial.run()

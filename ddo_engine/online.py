@@ -4,7 +4,7 @@ Shapes: B rows, of a step's batch or of a part of it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ddo_engine.batches import BatchSource
 from ddo_engine.data import round_to_grey_levels
 from ddo_engine.families.protocol import Family, LabelledImages
+from ddo_engine.parallel.layout import Layout, Replicated
 from ddo_engine.randomness import derived_seed
 from ddo_engine.sampling import ROWS_OF_A_CALL
 from ddo_engine.spec import OnlineReferenceSet, TrainingSettings
@@ -51,11 +52,13 @@ class OnlineFakes:
 
     Attributes:
         family: Of the reference.
-        reference_model: Frozen, in eval mode.
+        reference_model: Frozen, in eval mode; what this process holds of it.
         settings: How.
         training: What the network computes in.
         grey_levels: Values that a pixel takes, as those of the dataset.
         seed: The run's seed.
+        layout: Of the reference's weights. All of them are gathered to draw with: every scale of every chunk of images
+            would gather them anew, and processes do not have equally many chunks.
 
     Source: arXiv:2503.01103, section 5.3.
     """
@@ -66,6 +69,7 @@ class OnlineFakes:
     training: TrainingSettings
     grey_levels: int
     seed: int
+    layout: Layout = field(default_factory=Replicated)
 
     def beside(self, real: LabelledImages, step: int) -> LabelledImages:
         """See :meth:`FakeSource.beside`.
@@ -76,24 +80,24 @@ class OnlineFakes:
         device, part = real.images_BCHW.device, real.rows
         wanted = torch.ones(part.num_rows, dtype=torch.bool) if real.dropped_B is None else ~real.dropped_B.cpu()
         rows = wanted.nonzero().flatten().tolist()
-        if not rows:
-            return real
         first_seed = derived_seed(self.seed, "online fakes") + step * part.batch_size + part.first
-        drawn = torch.cat(
-            [
-                self._drawn([first_seed + row for row in chunk], _labels_at(real.labels_B, chunk))
+        with self.layout.whole(self.reference_model) as reference:
+            chunks = [
+                self._drawn(reference, [first_seed + row for row in chunk], _labels_at(real.labels_B, chunk))
                 for chunk in _chunks(rows, self.settings.batch_size)
             ]
-        ).to(device)
+        if not chunks:
+            return real
+        drawn = torch.cat(chunks).to(device)
         images = drawn.new_zeros(part.num_rows, *drawn.shape[1:])
         images[torch.tensor(rows, device=device)] = drawn
         return replace(real, images_BCHW=images)
 
-    def _drawn(self, seeds: list[int], labels_B: Tensor | None) -> Tensor:
+    def _drawn(self, reference: nn.Module, seeds: list[int], labels_B: Tensor | None) -> Tensor:
         missing = -len(seeds) % ROWS_OF_A_CALL
         padded_labels_B = None if labels_B is None else torch.cat([labels_B, labels_B[-1:].expand(missing)])
         drawn = self.family.draw_fakes(
-            self.reference_model,
+            reference,
             [*seeds, *seeds[-1:] * missing],
             padded_labels_B,
             self.settings,

@@ -3,6 +3,8 @@
 Shapes: none; everything here is a parameter, or the gradient of one.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -43,13 +45,16 @@ def set_rates(optimizer: torch.optim.Optimizer, step: int, training: TrainingSet
 
 
 @torch.no_grad()
-def replace_non_finite_(gradients: list[Tensor]) -> Tensor:
+def replace_non_finite_(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Replace NaN by 0 and infinities by ±1e5, in place.
 
+    Args:
+        gradients: By name.
+
     Returns:
-        How many values were replaced, 0-dim int64.
+        How many values of each were replaced, 0-dim int64.
     """
-    num_replaced = torch.stack([(~torch.isfinite(gradient)).sum() for gradient in gradients]).sum()
-    for gradient in gradients:
+    num_replaced = {name: (~torch.isfinite(gradient)).sum() for name, gradient in gradients.items()}
+    for gradient in gradients.values():
         torch.nan_to_num(gradient, nan=0, posinf=LARGEST_REPLACEMENT, neginf=-LARGEST_REPLACEMENT, out=gradient)
     return num_replaced

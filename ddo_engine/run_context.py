@@ -25,6 +25,7 @@ class RunContext:
         stop: Whether the run was asked to stop.
         cache: Folder for statistics that later runs can use again, or None.
         ranks: The processes of the run; every one has a context of its own.
+        shard_weights: Whether a trial's weights lie in rows over them.
     """
 
     workdir: Path
@@ -33,6 +34,7 @@ class RunContext:
     stop: StopRequest
     cache: Path | None = None
     ranks: Ranks = ALONE
+    shard_weights: bool = False
 
     def announce(self, command: str, resumed_from_kimg: float | None = None) -> None:
         """Emit the first event."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ddo_engine.families.protocol import Family
 from ddo_engine.log import log
 from ddo_engine.loss_scale import make_loss_scaler
 from ddo_engine.optimization import make_optimizer
+from ddo_engine.parallel.layout import Layout, Replicated
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, StateHeader
 from ddo_engine.version import ENGINE_VERSION
@@ -50,6 +52,8 @@ class DiagnosticsWindow:
 class TrainingState:
     """What a trial changes. The reference model is no part of it.
 
+    Models are what this process holds of them (:class:`ddo_engine.parallel.layout.Layout`).
+
     Attributes:
         target_model: The model being trained.
         ema_model: Average of its weights, which is what gets evaluated and published.
@@ -62,6 +66,8 @@ class TrainingState:
         beta: What the probe found for the objective's beta 'auto'; None otherwise.
         alarms: What was said of the run.
         loss_scaler: Scales the loss in float16; does nothing otherwise.
+        layout: Where the weights are.
+        network: Computes with the target's weights.
     """
 
     target_model: nn.Module
@@ -75,10 +81,20 @@ class TrainingState:
     beta: float | None = None
     alarms: Alarms = field(default_factory=Alarms)
     loss_scaler: torch.amp.GradScaler = field(default_factory=lambda: torch.amp.GradScaler("cpu", enabled=False))
+    layout: Layout = field(default_factory=Replicated)
+    network: nn.Module = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.network = self.layout.network(self.target_model)
 
     @classmethod
     def fresh(
-        cls, family: Family, base_model: nn.Module, training: TrainingSettings, diagnostics: tuple[str, ...]
+        cls,
+        family: Family,
+        base_model: nn.Module,
+        training: TrainingSettings,
+        diagnostics: tuple[str, ...],
+        layout: Layout | None = None,
     ) -> "TrainingState":
         """Return the state at step 0: target and EMA are copies of the base.
 
@@ -87,6 +103,7 @@ class TrainingState:
             base_model: In eval mode, which both copies keep: no dropout (arXiv:2503.01103, appendix C).
             training: Adam's settings.
             diagnostics: Names of what every step reports.
+            layout: Of the base, and so of the copies; None: every process holds them whole.
         """
         target_model = deepcopy(base_model).requires_grad_(True)
         device = next(target_model.parameters()).device
@@ -97,16 +114,23 @@ class TrainingState:
             optimizer=make_optimizer(family, target_model, training),
             window=DiagnosticsWindow(diagnostics, torch.zeros(len(diagnostics), dtype=torch.float64, device=device)),
             loss_scaler=make_loss_scaler(training, device),
+            layout=layout or Replicated(),
         )
 
     def save(self, identity: dict[str, Any], kimg: float) -> SavedState:
         """Return the state as a file holds it; tensors are shared, not copied."""
-        tensors = {f"target.{name}": tensor for name, tensor in self.target_model.state_dict().items()}
-        tensors |= {f"ema.{name}": tensor for name, tensor in self.ema_model.state_dict().items()}
-        for index, snapshot in enumerate(self.snapshots.values()):
-            tensors |= {f"snapshot.{index}.{name}": tensor for name, tensor in snapshot.state_dict().items()}
+        tensors = {
+            f"{prefix}{name}": tensor
+            for prefix, model in self._models().items()
+            for name, tensor in model.state_dict().items()
+        }
         tensors |= optimizer_tensors(self.optimizer)
         tensors["window"] = self.window.sums_K
+        shapes = {
+            name: self.layout.whole_shape(self._parameter_behind(name))
+            for name, tensor in tensors.items()
+            if tensor.ndim > 0
+        }
         header = StateHeader(
             identity=identity,
             step=self.step,
@@ -118,9 +142,9 @@ class TrainingState:
             warnings_raised=self.alarms.raised,
             saturated_windows=self.alarms.saturated_windows,
             loss_scale=self.loss_scaler.state_dict(),
-            numerics=numerics_of(self.window.sums_K.device),
+            numerics=numerics_of(self.window.sums_K.device, self.layout),
         )
-        return SavedState(header, tensors)
+        return SavedState(header, tensors, {name: shape for name, shape in shapes.items() if shape is not None})
 
     def restore(self, saved: SavedState) -> None:
         """Take up a saved state in the place of this one.
@@ -129,13 +153,12 @@ class TrainingState:
             CorruptCheckpoint: Its tensors are not those of this model.
         """
         try:
-            self.target_model.load_state_dict(below("target.", saved.tensors), strict=True)
-            self.ema_model.load_state_dict(below("ema.", saved.tensors), strict=True)
-            for number, snapshot in enumerate(self.snapshots.values()):
-                snapshot.load_state_dict(below(f"snapshot.{number}.", saved.tensors), strict=True)
-            load_optimizer(self.optimizer, saved.tensors)
+            for prefix, model in self._models().items():
+                own = self._own(prefix, saved)
+                model.load_state_dict({name.removeprefix(prefix): tensor for name, tensor in own.items()}, strict=True)
+            load_optimizer(self.optimizer, self._own("optimizer.", saved))
             self.window.sums_K.copy_(saved.tensors["window"])
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, LookupError) as error:
             raise CorruptCheckpoint(
                 f"the training state's tensors are not those of this model: {error}", param="state"
             ) from error
@@ -146,10 +169,38 @@ class TrainingState:
             self.loss_scaler.load_state_dict(dict(header.loss_scale))
         self.beta, self.alarms = header.beta, Alarms(header.warnings_raised, header.saturated_windows)
 
+    def _models(self) -> dict[str, nn.Module]:
+        """Return the models by what their tensors' names start with in a state file."""
+        snapshots = {f"snapshot.{index}.": snapshot for index, snapshot in enumerate(self.snapshots.values())}
+        return {"target.": self.target_model, "ema.": self.ema_model} | snapshots
 
-def numerics_of(device: torch.device) -> dict[str, str]:
+    def _own(self, prefix: str, saved: SavedState) -> dict[str, Tensor]:
+        """Return what this process holds of the tensors whose names start so, read one after the other."""
+        own: dict[str, Tensor] = {}
+        for name in saved.tensors:
+            if name.startswith(prefix):
+                tensor = saved.tensors[name]
+                own[name] = self.layout.own(self._parameter_behind(name), tensor) if tensor.ndim > 0 else tensor
+        return own
+
+    def _parameter_behind(self, name: str) -> str:
+        """Return the name of the parameter whose shape a tensor in a state file has; something else of others."""
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            return self._in_optimizer[int(rest.partition(".")[0])]
+        return rest.partition(".")[2] if kind == "snapshot" else rest
+
+    @cached_property
+    def _in_optimizer(self) -> list[str]:
+        """Names of the parameters in the optimizer's order."""
+        names = {id(parameter): name for name, parameter in self.target_model.named_parameters()}
+        return [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def numerics_of(device: torch.device, layout: Layout | None = None) -> dict[str, str]:
     """Return what decides the last bits of a run besides its spec: resuming elsewhere may change them."""
     numerics = {"engine": ENGINE_VERSION, "device": device.type, "torch": torch.__version__}
+    numerics |= {} if layout is None else layout.numerics
     if dist.is_available() and dist.is_initialized():
         numerics["processes"] = str(dist.get_world_size())
     if device.type == "cuda":
@@ -194,16 +245,16 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def warn_of_other_numerics(saved: SavedState, device: torch.device) -> None:
-    """Say so where the numbers of a state were computed by other means than those at hand."""
-    theirs, ours = dict(saved.header.numerics), numerics_of(device)
+def warn_of_other_numerics(saved: SavedState, ours: Mapping[str, str]) -> None:
+    """Say so where the numbers of a state were computed by other means than those at hand (:func:`numerics_of`)."""
+    theirs = dict(saved.header.numerics)
     if theirs != ours:
         log.warning("the state was written under %s, this is %s: results may differ in their last bits", theirs, ours)
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names start so, under the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -6,20 +6,22 @@ is one metadata key. It has no checksum of its own: a flipped bit in a weight wo
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.files import write_atomically
+from ddo_engine.parallel.ranks import ALONE, Ranks
+from ddo_engine.parallel.rows import Rows, send_rows
 from ddo_engine.spec import Settings
+from ddo_engine.stored_tensor import StoredTensor, WritableTensor, pieces_of
+from ddo_engine.tensor_file import FileLayout, file_layout, read_tensor_file
 
 _HEADER_KEY = "ddo_state"
 
@@ -43,46 +45,98 @@ class StateHeader(Settings):
     numerics: dict[str, str] = Field(description="What besides the run decides the bits: engine, torch, device, …")
 
 
+class StoredTensors(Mapping[str, Tensor]):
+    """Tensors in a file, each read, to the CPU, whenever it is asked for: a state is several times its model."""
+
+    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name].read()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
 @dataclass(frozen=True)
 class SavedState:
-    """A training state as it lies in a file.
+    """A training state as it lies in a file, or is about to.
 
     Attributes:
         header: Everything but the tensors.
-        tensors: By name, on the CPU.
+        tensors: By name. Those of a file are read, to the CPU, whenever they are asked for.
+        whole_shapes: Shapes of those of which this process has but its rows, by name; none of a file's.
     """
 
     header: StateHeader
     tensors: Mapping[str, Tensor]
+    whole_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def tensors_of_all(self) -> dict[str, Tensor]:
+        """Those that every process has whole."""
+        return {name: tensor for name, tensor in self.tensors.items() if name not in self.whole_shapes}
 
 
-def write_state(path: Path, state: SavedState) -> None:
-    """Write a state atomically; the same state gives the same bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.tensors.items()}
-    # A string in the JSON, not an object: the digest is of these very characters.
-    header = json.dumps(state.header.model_dump(mode="json"), sort_keys=True)
-    content = json.dumps({"header": header, "sha256": _digest(header, tensors)}, sort_keys=True)
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, {_HEADER_KEY: content}))
+def write_state(path: Path, state: SavedState, ranks: Ranks = ALONE) -> None:
+    """Write a state atomically, tensor by tensor; the same state gives the same bytes.
+
+    Args:
+        path: Where to.
+        state: In memory.
+        ranks: Those that have its rows; all of them call, and the one that leads writes.
+    """
+    shapes = state.whole_shapes
+    tensors: dict[str, WritableTensor] = {
+        name: Rows(tensor, shapes[name], ranks) if name in shapes else tensor for name, tensor in state.tensors.items()
+    }
+    if ranks.leads:
+        # A string in the JSON, not an object: the digest is of these very characters.
+        header = json.dumps(state.header.model_dump(mode="json"), sort_keys=True)
+        write_atomically(path, lambda temporary: _write(temporary, header, tensors))
+    else:
+        send_rows(tensors)
+
+
+def _write(path: Path, header: str, tensors: Mapping[str, WritableTensor]) -> None:
+    """Write the tensors first, then the head with the digest over all of them: each is looked at once."""
+
+    def layout(sha256: str) -> FileLayout:
+        return file_layout(tensors, {_HEADER_KEY: json.dumps({"header": header, "sha256": sha256}, sort_keys=True)})
+
+    starts = layout("0" * 64).starts
+    with path.open("wb") as file:
+
+        def pieces(name: str) -> Iterator[Tensor]:
+            file.seek(starts[name])
+            for piece in pieces_of(tensors[name]):
+                file.write(piece.view(torch.uint8).numpy().data)
+                yield piece
+
+        head = layout(_digest(header, tensors, pieces)).head
+        file.seek(0)
+        file.write(head)
 
 
 def read_state(path: Path) -> SavedState:
-    """Read a state.
+    """Read a state; its tensors are there as long as the file is.
 
     Raises:
         CorruptCheckpoint: The file is cut short, changed since it was written, or not a training state.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
+        file = read_tensor_file(path)
+    except CorruptCheckpoint as error:
+        raise _damaged(path, str(error.__cause__ or error)) from error
     try:
-        content = json.loads(metadata[_HEADER_KEY])
+        content = json.loads(file.metadata[_HEADER_KEY])
         header, sha256 = content["header"], content["sha256"]
-        if _digest(header, tensors) != sha256:
+        if _digest(header, file.tensors, lambda name: file.tensors[name].pieces()) != sha256:
             raise _damaged(path, "its content does not match its SHA-256")
-        return SavedState(StateHeader.model_validate_json(header), tensors)
+        return SavedState(StateHeader.model_validate_json(header), StoredTensors(file.tensors))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError, ValidationError) as error:
         if isinstance(error, CorruptCheckpoint):
             raise
@@ -96,10 +150,11 @@ def _damaged(path: Path, reason: str) -> CorruptCheckpoint:
     )
 
 
-def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+def _digest(header: str, tensors: Mapping[str, WritableTensor], pieces: Callable[[str], Iterable[Tensor]]) -> str:
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        for piece in pieces(name):
+            digest.update(piece.view(torch.uint8).numpy().data)
     return digest.hexdigest()

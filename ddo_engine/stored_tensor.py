@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +19,24 @@ from torch import Tensor
 from ddo_engine.errors import CorruptCheckpoint
 
 _PIECE_BYTES = 1 << 22
+
+
+class PiecewiseTensor(Protocol):
+    """A tensor that is not all in this process's memory."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the elements."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes."""
+
+    def pieces(self) -> Iterator[Tensor]:
+        """Yield the elements in row-major order as flat tensors on the CPU."""
+
+
+WritableTensor = Tensor | PiecewiseTensor
 
 
 @dataclass(frozen=True)
@@ -93,9 +112,9 @@ class StoredTensor:
             raise CorruptCheckpoint(f"{self.path.name} became shorter while it was read: fetch it again")
 
 
-def pieces_of(tensor: Tensor | StoredTensor) -> Iterator[Tensor]:
+def pieces_of(tensor: WritableTensor) -> Iterator[Tensor]:
     """Yield a tensor's elements in row-major order as flat tensors on the CPU."""
-    if isinstance(tensor, StoredTensor):
-        yield from tensor.pieces()
-    else:
+    if isinstance(tensor, Tensor):
         yield tensor.detach().cpu().contiguous().flatten()
+    else:
+        yield from tensor.pieces()

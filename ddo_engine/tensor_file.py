@@ -8,15 +8,15 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ddo_engine.errors import CorruptCheckpoint
-from ddo_engine.stored_tensor import StoredTensor, pieces_of
+from ddo_engine.stored_tensor import StoredTensor, WritableTensor, pieces_of
 
 # The library orders tensors by this, the last of them first, and by name; headers grow to a multiple of 8 bytes.
 _CODES = {
@@ -55,19 +55,31 @@ def dtype_code(dtype: torch.dtype) -> str:
     return _CODES[dtype]
 
 
-def write_tensor_file(path: Path, tensors: Mapping[str, Tensor | StoredTensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; equal tensors and metadata (of one key) give equal bytes.
+@dataclass(frozen=True)
+class FileLayout:
+    """Where everything lies in a file that is to be written.
+
+    Attributes:
+        head: The first bytes, up to those of the tensors.
+        starts: Byte of each tensor's first element, by name, in the order of the file.
+    """
+
+    head: bytes
+    starts: Mapping[str, int]
+
+
+def file_layout(tensors: Mapping[str, WritableTensor], metadata: Mapping[str, str]) -> FileLayout:
+    """Return where a file with these tensors has what; no tensor is looked into.
 
     Args:
-        path: Where to.
-        tensors: In memory or in other files; of a dtype that safetensors and the engine both know.
+        tensors: Of a dtype that safetensors and the engine both know.
         metadata: What its readers find beside the tensors.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     names = sorted(tensors, key=lambda name: (-_RANK[tensors[name].dtype], name))
     end = 0
     for name in names:
-        start, end = end, end + _num_bytes(tensors[name])
+        start, end = end, end + prod(tensors[name].shape) * tensors[name].dtype.itemsize
         header[name] = {
             "dtype": _CODES[tensors[name].dtype],
             "shape": list(tensors[name].shape),
@@ -75,10 +87,19 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor | StoredTensor], 
         }
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
+    head = struct.pack("<Q", len(text)) + text
+    return FileLayout(head, {name: len(head) + header[name]["data_offsets"][0] for name in names})
+
+
+def write_tensor_file(path: Path, tensors: Mapping[str, WritableTensor], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file; equal tensors and metadata (of one key) give equal bytes.
+
+    Arguments as in :func:`file_layout`.
+    """
+    layout = file_layout(tensors, metadata)
     with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)))
-        file.write(text)
-        for name in names:
+        file.write(layout.head)
+        for name in layout.starts:
             for piece in pieces_of(tensors[name]):
                 file.write(piece.view(torch.uint8).numpy().data)
 
@@ -117,7 +138,3 @@ def unreadable(path: Path, reason: str) -> CorruptCheckpoint:
         f"{path.name} cannot be read as a safetensors file ({reason}): it is missing, truncated or of another format; "
         "upload it again, or convert it to safetensors first"
     )
-
-
-def _num_bytes(tensor: Tensor | StoredTensor) -> int:
-    return tensor.num_bytes if isinstance(tensor, StoredTensor) else tensor.numel() * tensor.dtype.itemsize

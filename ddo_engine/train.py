@@ -24,11 +24,12 @@ from ddo_engine.inputs import (
 from ddo_engine.models import UnitModels, open_models
 from ddo_engine.online import FakeSource, MismatchedLabels, OnlineFakes, StoredFakes
 from ddo_engine.parallel.fingerprint import fingerprint
+from ddo_engine.parallel.layout import Layout, Replicated
 from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import TrainSpec
-from ddo_engine.state import TrainingState, check_belongs_to, warn_of_other_numerics
+from ddo_engine.state import TrainingState, check_belongs_to, numerics_of, warn_of_other_numerics
 from ddo_engine.state_file import SavedState, read_state
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 from ddo_engine.trial import STATE_FILE, Trial, diagnostics_of
@@ -49,9 +50,8 @@ def run(spec: TrainSpec, context: RunContext) -> None:
     context.announce("train", None if saved is None else saved.header.kimg)
     with out_of_memory_blames("training.batch_size"):
         trial = _prepare(spec, context, saved)
-    del saved  # which is as large as all that the trial changes
     if context.ranks.size > 1:
-        context.ranks.check_same("the weights", fingerprint(trial.state.save({}, trial.kimg).tensors))
+        context.ranks.check_same("the weights", fingerprint(trial.state.save({}, trial.kimg).tensors_of_all))
     context.check_stop()
     trial.run()
 
@@ -70,22 +70,23 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     base = models.checkpoint
     base.family.check_training(base.model, spec.training)
     base.family.constrain_(base.model)
+    layout = _layout(context, base)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(base.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
     hashes = _hash_inputs(spec, models)
     if saved is not None:
         check_belongs_to(saved, run_identity(spec, hashes))
-        warn_of_other_numerics(saved, context.device)
+        warn_of_other_numerics(saved, numerics_of(context.device, layout))
     evaluator = _evaluator(spec, context, models, as_pixels(dataset, base), hashes)
     loss = _training_loss(
-        spec, context, base, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
+        spec, context, base, layout, as_trained_on(dataset, spec.dataset, spec.dataset_reading, models, context)
     )
     found_beta = None
     if isinstance(loss, DDOTrainingLoss) and loss.beta is None:
-        found_beta = _found_beta(spec, context, base, hashes, loss, saved)
+        found_beta = _found_beta(spec, context, base, layout, hashes, loss, saved)
         loss = replace(loss, objective=loss.objective.model_copy(update={"beta": found_beta}))
-    state = TrainingState.fresh(base.family, base.model, spec.training, diagnostics_of(spec.training, loss))
+    state = TrainingState.fresh(base.family, base.model, spec.training, diagnostics_of(spec.training, loss), layout)
     state.beta = found_beta
     if saved is not None:
         state.restore(saved)
@@ -100,12 +101,35 @@ def _require_rows_for_all(spec: TrainSpec, context: RunContext) -> None:
             "fewer",
             param="training.batch_size",
         )
+    if context.shard_weights and batch_size % num_processes:
+        raise InvalidSpec(
+            f"training.batch_size: {batch_size} rows do not divide evenly among {num_processes} processes, which meet "
+            "in every block of a network whose weights are sharded: choose a multiple, or train without "
+            "--shard-weights (DDO_SHARD_WEIGHTS of a worker)",
+            param="training.batch_size",
+        )
+
+
+def _layout(context: RunContext, base: LoadedCheckpoint) -> Layout:
+    """Return where the trial's weights are; sharded, the base holds its rows from here on."""
+    if not context.shard_weights:
+        return Replicated(context.ranks)
+    if context.ranks.size == 1:
+        raise InvalidSpec(
+            "--shard-weights: there is one process, which has all weights in any case: start several with torchrun, or "
+            "leave the option out",
+            param="shard_weights",
+        )
+    from ddo_engine.parallel.sharded_weights import Sharded  # noqa: PLC0415  (a second, for few)
+
+    return Sharded.of(base.model, base.family, context.ranks)
 
 
 def _found_beta(
     spec: TrainSpec,
     context: RunContext,
     base: LoadedCheckpoint,
+    layout: Layout,
     hashes: InputHashes,
     loss: DDOTrainingLoss,
     saved: SavedState | None,
@@ -120,7 +144,7 @@ def _found_beta(
     probe = probe_spec(spec)
     assert probe.objective.kind == "ddo"
     loss = replace(loss, objective=probe.objective)
-    state = TrainingState.fresh(base.family, base.model, probe.training, diagnostics_of(probe.training, loss))
+    state = TrainingState.fresh(base.family, base.model, probe.training, diagnostics_of(probe.training, loss), layout)
     found = find_beta(Trial(probe, context, base, hashes, loss, state, None))
     context.events.emit(found)
     return found.beta
@@ -162,7 +186,9 @@ def _evaluator(
     )
 
 
-def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, dataset: ImageDataset) -> TrainingLoss:
+def _training_loss(
+    spec: TrainSpec, context: RunContext, base: LoadedCheckpoint, layout: Layout, dataset: ImageDataset
+) -> TrainingLoss:
     def batches(source: ImageDataset, stream: str) -> BatchSource:
         order = DataOrder(len(source), spec.seed, stream)
         return BatchSource(source, order, spec.training.batch_size, context.device)
@@ -179,7 +205,11 @@ def _training_loss(spec: TrainSpec, context: RunContext, base: LoadedCheckpoint,
         fake = MismatchedLabels(real)
     elif spec.online_reference_set is not None:
         family.check_online_reference_set(base.model)
-        fake = OnlineFakes(family, reference_model, spec.online_reference_set, training, spec.grey_levels, spec.seed)
+        fake = OnlineFakes(
+            family, reference_model, spec.online_reference_set, training, spec.grey_levels, spec.seed, layout
+        )
     else:
         fake = StoredFakes(batches(open_reference_set(spec.reference_set, base, spec.grey_levels), "fake"))
-    return DDOTrainingLoss(family, reference_model, real, fake, spec.objective, training, spec.seed)
+    return DDOTrainingLoss(
+        family, layout.frozen_network(reference_model), real, fake, spec.objective, training, spec.seed
+    )

@@ -14,21 +14,23 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ddo_engine.checkpoint import LoadedCheckpoint, save_checkpoint
+from ddo_engine.checkpoint import LoadedCheckpoint, write_checkpoint
 from ddo_engine.device import out_of_memory_blames
 from ddo_engine.ema import ema_decay_at, power_decay, update_ema
 from ddo_engine.errors import DiscriminatorSaturated, Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
 from ddo_engine.events import ProgressReporter
+from ddo_engine.files import write_atomically
 from ddo_engine.learning_rate import learning_rate_at
 from ddo_engine.loss_scale import may_skip
 from ddo_engine.optimization import replace_non_finite_, set_rates
 from ddo_engine.parallel.fingerprint import fingerprint
+from ddo_engine.parallel.rows import Rows, send_rows
 from ddo_engine.performance import StepMeter
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
 from ddo_engine.run_context import RunContext
 from ddo_engine.schedule import Schedule
-from ddo_engine.spec import Evaluated, FileRole, Metric, TrainingSettings, TrainSpec
+from ddo_engine.spec import Evaluated, EvaluationSettings, FileRole, Metric, TrainingSettings, TrainSpec
 from ddo_engine.state import TrainingState
 from ddo_engine.state_file import write_state
 from ddo_engine.training_loss import TrainingLoss
@@ -141,15 +143,17 @@ class Trial:
 
     def _optimize(self) -> torch.Tensor:
         """Change the weights; return the diagnostics of the step in the order of their names."""
-        state, training = self.state, self.spec.training
+        state, training, layout = self.state, self.spec.training, self.state.layout
         set_rates(state.optimizer, state.step, training)
         state.optimizer.zero_grad(set_to_none=True)
         values_BK = self._backward()
         state.loss_scaler.unscale_(state.optimizer)
-        parameters = [parameter for parameter in state.target_model.parameters() if parameter.grad is not None]
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        replaced = [replace_non_finite_(gradients)] if training.non_finite_gradients == "replace" else []
-        gradient_norm = torch.nn.utils.get_total_norm(gradients)
+        layout.agree_on_overflow_(state.loss_scaler, state.optimizer)
+        weights = dict(state.target_model.named_parameters())
+        gradients = {name: weight.grad for name, weight in weights.items() if weight.grad is not None}
+        replaces = training.non_finite_gradients == "replace"
+        replaced = [layout.sums(replace_non_finite_(gradients))] if replaces else []
+        gradient_norm = layout.total_norm(gradients)
         loss = values_BK[:, 0].mean()
         overflows = may_skip(state.loss_scaler) and not bool(torch.isfinite(gradient_norm))
         skipped = [torch.full_like(loss, float(overflows))] if state.loss_scaler.is_enabled() else []
@@ -160,7 +164,7 @@ class Trial:
         if not bool(torch.isfinite(numbers_K).all()):
             raise self._diverged("the gradient" if math.isfinite(loss.item()) else "the loss")
         if training.max_gradient_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, training.max_gradient_norm, gradient_norm)
+            torch.nn.utils.clip_grads_with_norm_(weights.values(), training.max_gradient_norm, gradient_norm)
         if not overflows:
             state.optimizer.step()
         state.loss_scaler.update()
@@ -181,14 +185,14 @@ class Trial:
         own_rows = ranks.rows_of(batch_size)
         rows_at_once = self.spec.training.micro_batch_size or batch_size
         values = []
-        with ranks.in_step(), out_of_memory_blames("training.batch_size"):
+        with self.state.layout.in_backward(), out_of_memory_blames("training.batch_size"):
             for first in range(own_rows.start, own_rows.stop, rows_at_once):
                 rows = range(first, min(first + rows_at_once, own_rows.stop))
-                values_BK = self.loss(self.state.target_model, self.state.step, rows)
+                values_BK = self.loss(self.state.network, self.state.step, rows)
                 loss = values_BK[:, 0].sum() / batch_size
                 self.state.loss_scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
                 values.append(values_BK.detach())
-        ranks.sum_gradients_(self.state.target_model.parameters())
+        self.state.layout.sum_gradients_(self.state.target_model, self.state.network)
         return ranks.gather_rows(torch.cat(values), batch_size)
 
     def _evaluation_is_pending(self) -> bool:
@@ -205,15 +209,7 @@ class Trial:
         if self.evaluator is None or settings is None:
             self._save_checkpoint()
         else:
-            progress = ProgressReporter(self.context.events, "evaluation", settings.num_samples)
-            progress.update(0)
-            with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
-                try:
-                    metrics = self.evaluator.evaluate(
-                        self.state.ema_model, self.base.family, settings, on_progress=progress.update
-                    )
-                except NonFiniteLoss as error:
-                    raise self._diverged("the evaluation of the EMA weights") from error
+            metrics = self._metrics(self.evaluator, settings)
             if not all(math.isfinite(value) for value in metrics.values()):
                 raise self._diverged("the evaluation of the EMA weights")
             if self.state.best_fid is None or metrics["fid"] < self.state.best_fid:
@@ -230,6 +226,18 @@ class Trial:
         self._save_snapshots()
         self.state.evaluated_step = self.state.step
 
+    def _metrics(self, evaluator: Evaluator, settings: EvaluationSettings) -> dict[str, float]:
+        """Return what the EMA weights' samples are worth."""
+        progress = ProgressReporter(self.context.events, "evaluation", settings.num_samples)
+        progress.update(0)
+        family, layout = self.base.family, self.state.layout
+        with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
+            try:
+                with layout.whole(self.state.ema_model) as ema_network:
+                    return evaluator.evaluate(ema_network, family, settings, on_progress=progress.update)
+            except NonFiniteLoss as error:
+                raise self._diverged("the evaluation of the EMA weights") from error
+
     def _save_snapshots(self) -> None:
         """Write the averages that others can be put together from."""
         for std, snapshot in self.state.snapshots.items():
@@ -244,7 +252,13 @@ class Trial:
 
     def _write(self, role: FileRole, path: Path, model: nn.Module, about: Mapping[str, float]) -> None:
         """Write weights, with where they come from and what is said about them."""
+        layout = self.state.layout
+        tensors = {
+            name: Rows(tensor, shape, self.context.ranks) if (shape := layout.whole_shape(name)) else tensor
+            for name, tensor in model.state_dict().items()
+        }
         if not self.context.ranks.leads:
+            send_rows(tensors)
             return
         provenance = trial_provenance(
             self.spec,
@@ -255,7 +269,7 @@ class Trial:
             found_beta=self.state.beta,
         )
         manifest = self.base.manifest.model_copy(update={"provenance": {**provenance, **about}})
-        save_checkpoint(path, model, manifest)
+        write_atomically(path, lambda temporary: write_checkpoint(temporary, tensors, manifest))
         self.context.announce_file(role, path, kimg=self.kimg, info=manifest.model_dump(mode="json"))
 
     def _save_state(self) -> None:
@@ -267,10 +281,10 @@ class Trial:
         ranks = self.context.ranks
         saved = self.state.save(run_identity(self.spec, self.hashes), self.kimg)
         if ranks.size > 1:
-            ranks.check_same(f"after {self.state.step} steps the weights", fingerprint(saved.tensors))
+            ranks.check_same(f"after {self.state.step} steps the weights", fingerprint(saved.tensors_of_all))
+        path = self.context.workdir / STATE_FILE
+        write_state(path, saved, ranks)
         if ranks.leads:
-            path = self.context.workdir / STATE_FILE
-            write_state(path, saved)
             self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
         ranks.wait()  # nobody ends before the file is whole: the end of one is the end of all
 

@@ -175,6 +175,7 @@ def run_in_process(
     on_event: Callable[[dict[str, Any], StopRequest], None] | None = None,
     *,
     cache: Path | None = None,
+    shard_weights: bool = False,
 ) -> list[dict[str, Any]]:
     """Run a command inside this process; errors of the engine are raised.
 
@@ -184,6 +185,7 @@ def run_in_process(
         workdir: Made if missing.
         on_event: Sees each event; may request a stop or raise.
         cache: Folder that runs share.
+        shard_weights: What only several processes can do.
 
     Returns:
         The events, also those before an error if ``on_event`` kept them.
@@ -199,7 +201,7 @@ def run_in_process(
             on_event(content, stop)
 
     writer = EventWriter(io.StringIO(), listen)
-    context = RunContext(workdir, torch.device("cpu"), writer, stop, cache)
+    context = RunContext(workdir, torch.device("cpu"), writer, stop, cache, shard_weights=shard_weights)
     import_module(f"ddo_engine.{command}").run(COMMANDS[command].model_validate(spec), context)
     return events
 

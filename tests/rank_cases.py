@@ -25,6 +25,7 @@ import torch
 from ddo_engine.command_line import COMMANDS
 from ddo_engine.errors import EngineError, InvalidSpec
 from ddo_engine.events import EventWriter
+from ddo_engine.families.protocol import ShardingPlan
 from ddo_engine.interruption import StopRequest
 from ddo_engine.parallel.joining import joined
 from ddo_engine.parallel.launch import launch_of
@@ -42,17 +43,20 @@ class Case:
     """One command of the engine.
 
     Attributes:
-        command: ``train``, ``generate``, …; or ``meetings``, which has no spec: see :func:`meetings`.
+        command: ``train``, ``generate``, …; or, without a spec, ``meetings`` or ``layout``: see :func:`meetings` and
+            :func:`meetings_of_rows`.
         spec: Of the unit.
         workdir: Made if missing.
         mishap: What happens to the last rank alone, after step 3: its weights change, its loss is NaN, it has no
             memory left, it is asked to stop.
+        shard_weights: Whether each process holds rows of the weights.
     """
 
     command: str
     spec: dict[str, Any]
     workdir: str
     mishap: Literal["drift", "nan", "memory", "stop"] | None = None
+    shard_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,15 +127,18 @@ def main(folder: Path) -> None:
 
 def run_case(case: Case, ranks: Ranks) -> Outcome:
     """Run one command in this process, as one of several."""
-    if case.command == "meetings":
-        return Outcome([meetings(ranks)])
+    if case.command in ("meetings", "layout"):
+        return Outcome([meetings(ranks) if case.command == "meetings" else meetings_of_rows(ranks)])
     Path(case.workdir).mkdir(parents=True, exist_ok=True)
     stop, outcome = StopRequest(), Outcome()
 
     def listen(event: EngineEvent) -> None:
         outcome.events.append(json.loads(event.model_dump_json()))
 
-    context = RunContext(Path(case.workdir), torch.device("cpu"), EventWriter(io.StringIO(), listen), stop, ranks=ranks)
+    events = EventWriter(io.StringIO(), listen)
+    context = RunContext(
+        Path(case.workdir), torch.device("cpu"), events, stop, ranks=ranks, shard_weights=case.shard_weights
+    )
     try:
         with struck_by(case.mishap if ranks.rank == ranks.size - 1 else None, stop):
             import_module(f"ddo_engine.{case.command}").run(COMMANDS[case.command].model_validate(case.spec), context)
@@ -166,6 +173,45 @@ def meetings(ranks: Ranks) -> dict[str, Any]:
         "any": [ranks.any(flag) for flag in (False, ranks.rank == ranks.size - 1)],
         "collected": ranks.collect(ranks.rank),
         "from leader": ranks.from_leader(ranks.rank),
+    }
+
+
+def meetings_of_rows(ranks: Ranks) -> dict[str, Any]:
+    """Return what comes of a layer in rows: three of them, so that processes have unequal parts, or none."""
+    from ddo_engine.parallel.sharded_weights import Sharded
+
+    whole = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    whole.register_parameter("number", torch.nn.Parameter(torch.tensor(5.0)))
+    with torch.no_grad():
+        for index, parameter in enumerate(whole.parameters()):
+            parameter.copy_(torch.arange(float(parameter.numel())).reshape(parameter.shape) + index)
+    expected = {name: parameter.tolist() for name, parameter in whole.named_parameters()}
+    family = mock.Mock(sharding_plan=lambda model: ShardingPlan(model, [model[0], model[1]]))
+    layout = Sharded.of(whole, family, ranks)
+    network = layout.network(whole)
+    with layout.whole(whole) as gathered:
+        same = {name: parameter.tolist() for name, parameter in gathered.named_parameters()} == expected
+    norm = layout.total_norm({name: parameter.detach() for name, parameter in whole.named_parameters()})
+    network.get_parameter("number").grad = torch.tensor(float(ranks.rank))
+    network(torch.ones(1, 2) * (ranks.rank + 1)).sum().backward()
+    layout.sum_gradients_(whole, network)
+    own_gradients = {name: parameter.grad.tolist() for name, parameter in whole.named_parameters()}
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = torch.optim.AdamW(whole.parameters())
+    scaler.scale(torch.zeros(()))
+    if ranks.leads:
+        whole[0].weight.grad[0, 0] = float("inf")
+    scaler.unscale_(optimizer)
+    layout.agree_on_overflow_(scaler, optimizer)
+    scaler.update()
+    return {
+        "own rows": whole[0].weight.tolist(),
+        "same": same,
+        "norm": norm.item(),
+        "norm expected": sum(float(torch.tensor(each).square().sum()) for each in expected.values()) ** 0.5,
+        "counted": layout.sums({"0.weight": torch.tensor(ranks.rank + 1), "number": torch.tensor(10)}).item(),
+        "gradients": own_gradients,
+        "scale": scaler.get_scale(),
     }
 
 

@@ -87,6 +87,22 @@ class LikelihoodRatios(NamedTuple):
     reference_loss_B: Tensor
 
 
+@dataclass(frozen=True)
+class ShardingPlan:
+    """Where a network can be cut when no process is to hold all of its weights.
+
+    Attributes:
+        root: A module of it; whatever calls a block has called this one before.
+        blocks: Modules whose parameters are gathered for a call of the module and let go after it; one may lie inside
+            a later one, whose own calls then do without its parameters. Parameters elsewhere stay whole.
+        call: Method of ``root`` that calls the blocks.
+    """
+
+    root: nn.Module
+    blocks: Sequence[nn.Module]
+    call: str = "forward"
+
+
 class ImageModel(Protocol):
     """What every network of every family can say about itself."""
 
@@ -232,6 +248,13 @@ class Family(Protocol):
         Args:
             name: In the model.
             parameter: Of that name.
+        """
+
+    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
+        """Return where to cut the network over processes.
+
+        Raises:
+            InvalidSpec: It has no blocks.
         """
 
     def log_likelihood_ratios(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ddo_engine.device import out_of_memory_blames
 from ddo_engine.errors import EngineError, ProcessLost
 
+_NAMES_OF_BACKENDS = ("gloo", "NCCL")  # in what their exchanges fail with
 BUCKET_BYTES = 64 * 2**20  # of gradients in one exchange: many small tensors are one call, and one copy is small
 
 T = TypeVar("T")
@@ -72,6 +73,24 @@ class Ranks:
             return
         raise next(found for found in self._of_all(mine) if found is not None) from mine
 
+    @contextmanager
+    def in_lockstep(self) -> Iterator[None]:
+        """Let an error of any process in a block in which they meet without end be the end of all.
+
+        It is told where it happened, and whoever waits for that process loses it: in the block, or on a GPU, whose
+        meetings nobody waits for, at the end of it.
+
+        Raises:
+            ProcessLost: Another process had an error.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if isinstance(error, EngineError) or not any(name in str(error) for name in _NAMES_OF_BACKENDS):
+                raise
+            raise _lost(error) from error
+        self.wait()
+
     def sum_gradients_(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its sum over the processes, the same bits in each.
 
@@ -121,6 +140,32 @@ class Ranks:
         lengths = [len(Ranks(rank, self.size).rows_of(batch_size)) for rank in range(self.size)]
         return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)])
 
+    def gather_whole(self, padded_rows: Tensor) -> Tensor:
+        """Return the rows of all processes, one after the other, in each.
+
+        Args:
+            padded_rows: As many in every process, contiguous, on the device that trains.
+        """
+        whole = padded_rows.new_empty(self.size * len(padded_rows), *padded_rows.shape[1:])
+        with _losses_of_peers():
+            dist.all_gather(list(whole.chunk(self.size)), padded_rows, group=self.data)
+        return whole
+
+    def send_whole(self, padded_rows: Tensor) -> Tensor | None:
+        """Return what :meth:`gather_whole` does where this process leads; else None, and no more memory is taken."""
+        whole = padded_rows.new_empty(self.size * len(padded_rows), *padded_rows.shape[1:]) if self.leads else None
+        with _losses_of_peers():
+            dist.gather(padded_rows, None if whole is None else list(whole.chunk(self.size)), dst=0, group=self.data)
+        return whole
+
+    def sum_(self, values: Tensor) -> Tensor:
+        """Replace values on the device by their sums over the processes, the same bits in each; return them."""
+        return self._reduced(values, dist.ReduceOp.SUM)
+
+    def most_(self, values: Tensor) -> Tensor:
+        """Replace values on the device by the largest of any process; return them."""
+        return self._reduced(values, dist.ReduceOp.MAX)
+
     def collect(self, value: T) -> list[T]:
         """Return the values of all processes, in the order of ranks, where this one leads; else nothing."""
         if self.size == 1:
@@ -166,6 +211,12 @@ class Ranks:
                 "is good, run the same command again; if it happens again, a device computes wrongly"
             )
 
+    def _reduced(self, values: Tensor, how: "dist.ReduceOp.RedOpType") -> Tensor:
+        if self.size > 1:
+            with _losses_of_peers():
+                dist.all_reduce(values, op=how, group=self.data)
+        return values
+
     def _most(self, values: Tensor) -> Tensor:
         if self.size > 1:
             with _losses_of_peers():
@@ -204,5 +255,8 @@ def _losses_of_peers() -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ProcessLost(f"another process of this run has ended ({reason})") from error
+        raise _lost(error) from error
+
+
+def _lost(error: RuntimeError) -> ProcessLost:
+    return ProcessLost(f"another process of this run has ended ({' '.join(str(error).split())})")

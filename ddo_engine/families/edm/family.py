@@ -9,9 +9,10 @@ from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.diffusion.family import DiffusionFamily
 from ddo_engine.families.diffusion.training_settings import refuse_settings_of_tokens
 from ddo_engine.families.edm.augment import AUGMENT_DIM, augment, draw_augmentation
+from ddo_engine.families.edm.layers import UNetBlock
 from ddo_engine.families.edm.networks import build_network
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
-from ddo_engine.families.protocol import BatchPart
+from ddo_engine.families.protocol import BatchPart, ShardingPlan
 from ddo_engine.spec import TrainingSettings
 
 
@@ -41,6 +42,17 @@ class EDMFamily(DiffusionFamily):
                 f"{AUGMENT_DIM}",
                 param="training.augment_probability",
             )
+
+    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
+        """See :meth:`ddo_engine.families.protocol.Family.sharding_plan`: at the blocks of the U-Nets.
+
+        Raises:
+            InvalidSpec: As there: of an ``MLPPrecond``.
+        """
+        blocks = [module for module in model.modules() if isinstance(module, UNetBlock)]
+        if not blocks or not isinstance(model, PreconditionedDenoiser):
+            return super().sharding_plan(model)
+        return ShardingPlan(model.model, blocks)
 
     def augment(
         self,

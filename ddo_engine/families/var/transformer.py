@@ -105,7 +105,7 @@ class VAR(nn.Module):
             embed_dim,
             [self.pos_start, self.pos_1LC],
             [self.word_embed, self.class_emb, self.lvl_embed, self.head],
-            self._blocks(),
+            self.transformer_blocks,
             self.head_nm,
         )
         self.register_load_state_dict_post_hook(_require_buffers_of_the_architecture)  # type: ignore[no-untyped-call]
@@ -152,6 +152,11 @@ class VAR(nn.Module):
         """Of the pixels with a tokenizer, of its features without."""
         vqvae = self._shared.vqvae
         return self.z_channels if vqvae is None else vqvae.img_channels
+
+    @property
+    def transformer_blocks(self) -> list[Block]:
+        """Its blocks, in the order of their calls."""
+        return [block for block in self.blocks if isinstance(block, Block)]
 
     def logits(
         self, tokens_BL: Tensor, labels_B: Tensor | Sequence[int] | None = None, inputs_BLZ: Tensor | None = None
@@ -249,7 +254,7 @@ class VAR(nn.Module):
 
     def modulations(self, condition_BC: Tensor) -> list[Tensor]:
         """Return how the class modulates each block, (6, B, 1, C) each."""
-        return [block.ada_lin(condition_BC) for block in self._blocks()]
+        return [block.ada_lin(condition_BC) for block in self.transformer_blocks]
 
     def transformed(
         self,
@@ -273,9 +278,6 @@ class VAR(nn.Module):
             x_BLC = block(x_BLC, modulations[index], bias_11LL, None if caches is None else caches[index])
         logits: Tensor = self.head(self.head_nm(x_BLC, condition_BC))
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-    def _blocks(self) -> list[Block]:
-        return [block for block in self.blocks if isinstance(block, Block)]
 
 
 def _scale_of_token(tokens_per_scale: Sequence[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a trial keeps in memory while it runs: no network twice, no state that is taken up."""
+"""What a trial keeps in memory while it runs: no network twice."""
 
 import gc
 
@@ -6,7 +6,6 @@ import pytest
 
 from ddo_engine.errors import Interrupted
 from ddo_engine.families.diffusion.denoiser import Denoiser
-from ddo_engine.state_file import SavedState
 from ddo_engine.trial import Trial
 from tests.engine_inputs import run_in_process
 
@@ -18,14 +17,13 @@ def living(kind: type) -> list[object]:
 
 @pytest.fixture
 def held(monkeypatch):
-    """Fills with the numbers of networks and saved states that live when a trial starts to run, and did not before."""
-    before = {kind: living(kind) for kind in (Denoiser, SavedState)}  # kept, so that nothing new gets their identity
-    found, original = {}, Trial.run
+    """Fills with the number of networks that live when a trial starts to run, and did not before."""
+    before = living(Denoiser)  # kept, so that nothing new gets their identity
+    found, original = [], Trial.run
 
     def run(trial: Trial) -> None:
-        for kind, known in before.items():
-            ids = {id(thing) for thing in known}
-            found[kind] = sum(id(thing) not in ids for thing in living(kind))
+        ids = {id(thing) for thing in before}
+        found.append(sum(id(thing) not in ids for thing in living(Denoiser)))
         original(trial)
 
     monkeypatch.setattr(Trial, "run", run)
@@ -34,10 +32,10 @@ def held(monkeypatch):
 
 def test_trial_keeps_target_average_and_one_reference(inputs, tmp_path, held):
     run_in_process("train", inputs.train_spec(), tmp_path)
-    assert held[Denoiser] == 3
+    assert held == [3]
 
 
-def test_trial_that_is_taken_up_lets_go_of_the_state_that_it_read(inputs, tmp_path, held):
+def test_trial_that_is_taken_up_keeps_no_more_than_a_fresh_one(inputs, tmp_path, held):
     def stop_at_once(event, stop):
         stop.requested = stop.requested or event["type"] == "metric"
 
@@ -45,4 +43,4 @@ def test_trial_that_is_taken_up_lets_go_of_the_state_that_it_read(inputs, tmp_pa
         run_in_process("train", inputs.train_spec(), tmp_path, stop_at_once)
     events = run_in_process("train", inputs.train_spec(), tmp_path)
     assert events[0]["resumed_from_kimg"] > 0
-    assert held == {Denoiser: 3, SavedState: 0}
+    assert held == [3, 3]

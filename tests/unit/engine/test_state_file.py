@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from ddo_engine.errors import CorruptCheckpoint
@@ -44,6 +45,12 @@ def test_equal_states_are_equal_bytes(path, tmp_path):
     again = tmp_path / "again.safetensors"
     write_state(again, SavedState(HEADER, dict(reversed(TENSORS.items()))))
     assert again.read_bytes() == path.read_bytes()
+
+
+def test_file_is_what_the_library_writes_of_the_same_content(path, tmp_path):
+    with safe_open(path, framework="pt") as file:
+        save_file(TENSORS, tmp_path / "theirs.safetensors", file.metadata())
+    assert path.read_bytes() == (tmp_path / "theirs.safetensors").read_bytes()
 
 
 def test_state_with_any_byte_changed_is_refused(path):
