@@ -23,6 +23,8 @@ from ddo_engine.families.var.tokens import encoded
 from ddo_engine.families.var.transformer import VAR
 from ddo_engine.interruption import StopRequest
 from ddo_engine.online import StoredFakes
+from ddo_engine.parallel.layout import Layout, Replicated
+from ddo_engine.parallel.ranks import Ranks
 from ddo_engine.provenance import InputHashes
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
@@ -33,6 +35,7 @@ from ddo_engine.trial import Trial, diagnostics_of
 
 OBJECTIVE = DDOObjective(alpha=4.0, beta=0.02)
 DECAY, SEED = 0.999, 0
+REPLICATED = Replicated()
 Step = Callable[[], object]
 
 
@@ -52,7 +55,12 @@ class Subject:
 
     @classmethod
     def of(
-        cls, model: nn.Module, family_name: str, batch_size: int, images: Callable[[int], Tensor] | None = None
+        cls,
+        model: nn.Module,
+        family_name: str,
+        batch_size: int,
+        images: Callable[[int], Tensor] | None = None,
+        layout: Layout = REPLICATED,
     ) -> "Subject":
         """Return the trials around ``model``, which is their base and the reference.
 
@@ -61,6 +69,7 @@ class Subject:
             family_name: In the registry of families.
             batch_size: B.
             images: Makes so many uint8 images, or int64 tokens; default: pixels of noise.
+            layout: Of the model's weights; its processes do the steps together.
         """
         family, device = get_family(family_name), next(model.parameters()).device
         settings = TrainingSettings(
@@ -82,14 +91,14 @@ class Subject:
 
         loss = DDOTrainingLoss(
             family,
-            model.requires_grad_(requires_grad=False),
+            layout.frozen_network(model.requires_grad_(requires_grad=False)),
             batches(slice(batch_size), "real"),
             StoredFakes(batches(slice(batch_size, None), "fake")),
             OBJECTIVE,
             training,
             SEED,
         )
-        state = TrainingState.fresh(family, model, training, diagnostics_of(training, loss))
+        state = TrainingState.fresh(family, model, training, diagnostics_of(training, loss), layout)
         on_all = MLETrainingLoss(family, batches(slice(None), "real"), twice, SEED)
         base = _loaded(model, family)
         specs = (
@@ -97,7 +106,7 @@ class Subject:
             _spec(twice, objective=MLEObjective()),
         )
         ddo, mle = (
-            Trial(spec, _nowhere(device), base, InputHashes("", ""), each, state, None)
+            Trial(spec, _nowhere(device, layout.ranks), base, InputHashes("", ""), each, state, None)
             for spec, each in zip(specs, (loss, on_all), strict=True)
         )
         return cls(loss, ddo, mle)
@@ -186,8 +195,8 @@ def _spec(training: TrainingSettings, **own: object) -> TrainSpec:
     return TrainSpec.model_validate(task | own)
 
 
-def _nowhere(device: torch.device) -> RunContext:
-    return RunContext(Path(), device, EventWriter(io.StringIO()), StopRequest())
+def _nowhere(device: torch.device, ranks: Ranks) -> RunContext:
+    return RunContext(Path(), device, EventWriter(io.StringIO()), StopRequest(), ranks=ranks)
 
 
 def _noise_for(model: Any) -> Callable[[int], Tensor]:
