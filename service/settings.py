@@ -78,6 +78,11 @@ class ServiceSettings(BaseSettings):
     processes_per_unit: int = Field(
         default=1, ge=1, description="Worker: processes that do a unit together, each on a GPU of its own."
     )
+    shard_weights: bool = Field(
+        default=False,
+        description="Worker: the processes of a trial hold some rows of the weights each, not all: for models larger "
+        "than one GPU.",
+    )
     engine_threads: int | None = Field(
         default=None, ge=1, description="Worker: CPU threads of the engine; None: torch's choice."
     )
@@ -93,6 +98,15 @@ class ServiceSettings(BaseSettings):
             raise ValueError(
                 f"DDO_ENGINE_DEVICE names the GPUs {named}, DDO_PROCESSES_PER_UNIT is {self.processes_per_unit}: name "
                 "as many GPUs as there are processes, separated by ','"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_sharding(self) -> Self:
+        if self.shard_weights and self.processes_per_unit == 1:
+            raise ValueError(
+                "DDO_SHARD_WEIGHTS is set and DDO_PROCESSES_PER_UNIT is 1: one process has all weights in any case; "
+                "raise DDO_PROCESSES_PER_UNIT, or leave DDO_SHARD_WEIGHTS out"
             )
         return self
 

@@ -34,6 +34,8 @@ def engine_command(settings: ServiceSettings, kind: UnitKind, spec: Path, workdi
         command += ["--nproc-per-node", str(settings.processes_per_unit)]
     command += ["-m", "ddo_engine", COMMANDS[kind], str(spec), "--workdir", str(workdir), "--cache", str(cache)]
     command += ["--device", settings.engine_device.split(":")[0]]
+    if settings.shard_weights and COMMANDS[kind] == "train":
+        command.append("--shard-weights")
     if settings.engine_threads is not None:
         command += ["--threads", str(settings.engine_threads)]
     return command

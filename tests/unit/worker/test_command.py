@@ -45,6 +45,21 @@ def test_engine_command_of_several_processes_is_torchrun_where_the_engine_knows_
     assert engine_environment(settings, Path("/a/tmp"))["CUDA_VISIBLE_DEVICES"] == "0,2"
 
 
+@pytest.mark.parametrize("kind", UnitKind)
+def test_weights_are_sharded_in_trials_alone(kind):
+    from ddo_engine.command_line import _parser
+
+    settings = _settings(processes_per_unit=2, shard_weights=True)
+    command = engine_command(settings, kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
+    options = _parser().parse_args(command[command.index("ddo_engine") + 1 :])
+    assert getattr(options, "shard_weights", False) is (kind is UnitKind.TRIAL)
+
+
+def test_worker_of_one_process_cannot_shard():
+    with pytest.raises(ValidationError, match="DDO_SHARD_WEIGHTS is set and DDO_PROCESSES_PER_UNIT is 1"):
+        _settings(shard_weights=True)
+
+
 def test_torchrun_waits_for_a_state_as_long_as_the_worker_does():
     environment = engine_environment(_settings(grace_seconds=89.5), Path("/a/tmp"))
     assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "90"
