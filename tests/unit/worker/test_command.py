@@ -8,7 +8,7 @@ from pydantic import SecretStr, ValidationError
 
 from service.settings import ServiceSettings
 from service.statuses import UnitKind
-from worker.command import engine_command, engine_environment
+from worker.command import COMMANDS, engine_command, engine_environment
 
 
 def _settings(**changes) -> ServiceSettings:
@@ -52,7 +52,7 @@ def test_weights_are_sharded_in_trials_alone(kind):
     settings = _settings(processes_per_unit=2, shard_weights=True)
     command = engine_command(settings, kind, Path("/a/spec.json"), Path("/a/work"), Path("/cache"))
     options = _parser().parse_args(command[command.index("ddo_engine") + 1 :])
-    assert getattr(options, "shard_weights", False) is (kind is UnitKind.TRIAL)
+    assert getattr(options, "shard_weights", False) is (COMMANDS[kind] == "train")
 
 
 def test_worker_of_one_process_cannot_shard():
