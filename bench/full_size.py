@@ -28,6 +28,7 @@ EDM2_XS = {
 }
 EDM2_S_IMG64 = EDM2_XS | {"model_channels": 192}
 EDM2_L_IMG512 = EDM2_XS | {"img_channels": 4, "model_channels": 320}
+EDM2_XXL_IMG512 = EDM2_XS | {"img_channels": 4, "model_channels": 448}
 VAR_D16 = {
     "class_name": "VAR",
     "num_classes": 1000,
