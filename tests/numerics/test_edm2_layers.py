@@ -32,6 +32,18 @@ def test_normalise_of_zeros_is_zero_with_a_finite_gradient():
     assert torch.isfinite(x.grad).all()
 
 
+def test_layer_is_normalised_row_by_row_wherever_its_rows_are():
+    """A process may have some rows of a weight, or none."""
+    layer = MPConv(3, 5, 3)
+    parts = [layer.weight.detach()[start:end].clone() for start, end in ((0, 3), (3, 5), (5, 5))]
+    layer.normalise_()
+    for part in parts:
+        own = MPConv(3, len(part), 3)
+        own.weight.data = part
+        own.normalise_()
+    assert torch.equal(torch.cat(parts), layer.weight)
+
+
 def test_normalise_of_half_precision_takes_the_norm_in_float32():
     x = torch.full((1, 1024), 3000.0, dtype=torch.float16)  # whose sum of squares float16 cannot hold
     assert torch.equal(normalise(x, dim=1), torch.ones_like(x))
