@@ -24,8 +24,8 @@ from ddo_engine.provenance import InputHashes
 from ddo_engine.randomness import seeded_initialisation
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import DiscriminatorNetwork, DiscriminatorSpec
-from ddo_engine.state import check_belongs_to, numerics_of, warn_of_other_numerics
 from ddo_engine.state_file import read_state
+from ddo_engine.state_identity import check_belongs_to, numerics_of, warn_of_other_numerics
 from ddo_engine.unit_data import as_trained_on, open_reference_set
 
 

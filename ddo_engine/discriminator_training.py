@@ -24,8 +24,9 @@ from ddo_engine.provenance import InputHashes
 from ddo_engine.run_context import RunContext
 from ddo_engine.schedule import ends_window, passes_multiple_of
 from ddo_engine.spec import DiscriminatorSpec, DiscriminatorTraining, FileRole, Metric
-from ddo_engine.state import DiagnosticsWindow, below, load_optimizer, numerics_of, optimizer_tensors
+from ddo_engine.state import DiagnosticsWindow, below, load_optimizer, optimizer_tensors
 from ddo_engine.state_file import SavedState, StateHeader, write_state
+from ddo_engine.state_identity import numerics_of
 from ddo_engine.version import ENGINE_VERSION
 
 STATE_FILE, DISCRIMINATOR_FILE = "state.safetensors", "discriminator.safetensors"

@@ -7,19 +7,17 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from ddo_engine.alarms import Alarms
-from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
+from ddo_engine.errors import CorruptCheckpoint
 from ddo_engine.families.protocol import Family
-from ddo_engine.log import log
 from ddo_engine.loss_scale import make_loss_scaler
 from ddo_engine.optimization import make_optimizer
 from ddo_engine.parallel.layout import Layout, Replicated
 from ddo_engine.spec import TrainingSettings
 from ddo_engine.state_file import SavedState, StateHeader
-from ddo_engine.version import ENGINE_VERSION
+from ddo_engine.state_identity import numerics_of
 
 
 @dataclass
@@ -197,35 +195,6 @@ class TrainingState:
         return [names[id(parameter)] for group in self.optimizer.param_groups for parameter in group["params"]]
 
 
-def numerics_of(device: torch.device, layout: Layout | None = None) -> dict[str, str]:
-    """Return what decides the last bits of a run besides its spec: resuming elsewhere may change them."""
-    numerics = {"engine": ENGINE_VERSION, "device": device.type, "torch": torch.__version__}
-    numerics |= {} if layout is None else layout.numerics
-    if dist.is_available() and dist.is_initialized():
-        numerics["processes"] = str(dist.get_world_size())
-    if device.type == "cuda":
-        return numerics | {"gpu": torch.cuda.get_device_name(device)}
-    return numerics | {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": str(torch.get_num_threads())}
-
-
-def check_belongs_to(saved: SavedState, identity: Mapping[str, Any]) -> None:
-    """Refuse a state of another run.
-
-    Raises:
-        IncompatibleInputs: Naming the settings that differ.
-    """
-    theirs, ours = _flat(saved.header.identity), _flat(identity)
-    differing = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
-    if differing:
-        first = differing[0]
-        others = f" (and {len(differing) - 1} more: {', '.join(differing[1:6])})" if len(differing) > 1 else ""
-        raise IncompatibleInputs(
-            f"the training state is of another run: {first} is {theirs.get(first)} there and {ours.get(first)} "
-            f"in the spec{others}. Give the state of this run, or none to start again",
-            param="state",
-        )
-
-
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the moments of an optimizer as a state file names them."""
     moments = optimizer.state_dict()["state"]
@@ -245,22 +214,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tenso
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def warn_of_other_numerics(saved: SavedState, ours: Mapping[str, str]) -> None:
-    """Say so where the numbers of a state were computed by other means than those at hand (:func:`numerics_of`)."""
-    theirs = dict(saved.header.numerics)
-    if theirs != ours:
-        log.warning("the state was written under %s, this is %s: results may differ in their last bits", theirs, ours)
-
-
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names start so, under the rest of their names."""
     return {name.removeprefix(prefix): tensors[name] for name in tensors if name.startswith(prefix)}
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {name: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat |= _flat(item, f"{name}.{key}" if name else str(key))
-    return flat

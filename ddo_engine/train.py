@@ -29,8 +29,9 @@ from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import TrainSpec
-from ddo_engine.state import TrainingState, check_belongs_to, numerics_of, warn_of_other_numerics
+from ddo_engine.state import TrainingState
 from ddo_engine.state_file import SavedState, read_state
+from ddo_engine.state_identity import check_belongs_to, numerics_of, warn_of_other_numerics
 from ddo_engine.training_loss import DDOTrainingLoss, MLETrainingLoss, TrainingLoss
 from ddo_engine.trial import STATE_FILE, Trial, diagnostics_of
 from ddo_engine.unit_data import as_pixels, as_trained_on, open_reference_set

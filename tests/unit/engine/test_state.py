@@ -11,8 +11,9 @@ from ddo_engine.ema import update_ema
 from ddo_engine.errors import CorruptCheckpoint, IncompatibleInputs
 from ddo_engine.families import get_family
 from ddo_engine.spec import TrainingSettings
-from ddo_engine.state import TrainingState, check_belongs_to, numerics_of
+from ddo_engine.state import TrainingState
 from ddo_engine.state_file import SavedState, read_state, write_state
+from ddo_engine.state_identity import check_belongs_to, numerics_of
 
 TRAINING = TrainingSettings(kimg=1, batch_size=4, learning_rate=0.01, ema_half_life_kimg=0.01, evaluate_every_kimg=1)
 IDENTITY = {"seed": 3, "training": {"learning_rate": 0.01, "kimg": 1}, "reference_set_sha256": ["ab"]}
@@ -57,7 +58,7 @@ def assert_same(one, other):
 )
 def test_numerics_tell_machines_and_engines_apart_that_may_give_other_bits(monkeypatch, patched, value):
     here = numerics_of(torch.device("cpu"))
-    monkeypatch.setattr(f"ddo_engine.state.{patched}", value if patched == "ENGINE_VERSION" else lambda: value)
+    monkeypatch.setattr(f"ddo_engine.state_identity.{patched}", value if patched == "ENGINE_VERSION" else lambda: value)
     assert numerics_of(torch.device("cpu")) != here
 
 
