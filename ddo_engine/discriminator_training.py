@@ -60,13 +60,7 @@ class DiscriminatorState:
             diagnostics: Names of what every step reports besides loss and gradient norm.
         """
         network.requires_grad_(True)
-        decaying = [parameter for parameter in network.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in network.parameters() if parameter.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": decaying, "weight_decay": training.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=training.learning_rate,
-            fused=True,
-        )
+        optimizer = torch.optim.Adam(network.parameters(), lr=training.learning_rate, fused=True)
         names = ("loss", "gradient_norm", *diagnostics)
         device = network.output.weight.device
         window = DiagnosticsWindow(names, torch.zeros(len(names), dtype=torch.float64, device=device))

@@ -27,7 +27,6 @@ class DiscriminatorTraining(Settings):
     kimg: PositiveFloat = Field(le=1e7, description="Length in thousands of real images.")
     batch_size: int = Field(ge=1, le=65536, description="Real images per step; as many fakes are added.")
     learning_rate: float = Field(gt=0, le=1, description="Peak learning rate of Adam; it falls to 0 by half a cosine.")
-    weight_decay: float = Field(default=0.0, ge=0, le=10, description="Decoupled (AdamW), of matrices and kernels.")
     P_mean: float = Field(default=-1.2, ge=-10, le=10, description="Mean of log sigma.")
     P_std: float = Field(default=1.2, gt=0, le=10, description="Standard deviation of log sigma.")
     save_state_every_kimg: PositiveFloat | None = Field(

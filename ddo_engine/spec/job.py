@@ -109,6 +109,15 @@ class JobSpec(Settings):
         return self
 
     @model_validator(mode="after")
+    def _samples_are_the_models_own(self) -> Self:
+        if getattr(self.sampler, "discriminator_weight", 0) != 0:
+            raise ValueError(
+                "sampler.discriminator_weight: a job's models draw without a discriminator: leave it out, and ask for "
+                "the baseline 'discriminator_guidance'"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _probe_has_a_beta_to_find(self) -> Self:
         fields = {"training.probe_kimg": self.training.probe_kimg} | {
             f"round_overrides[{index}].training.probe_kimg": override.training.get("probe_kimg")

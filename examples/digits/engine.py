@@ -8,7 +8,13 @@ from pathlib import Path
 
 from ddo_engine.spec import ENGINE_EVENT, EngineEvent, Evaluated, Failed, FileRole, FileWritten, Settings
 
-COMMAND_OF_KIND = {"validate": "validate", "reference": "generate", "trial": "train", "evaluate": "evaluate"}
+COMMAND_OF_KIND = {
+    "validate": "validate",
+    "reference": "generate",
+    "trial": "train",
+    "evaluate": "evaluate",
+    "discriminator": "discriminator",
+}
 
 
 def run_engine(

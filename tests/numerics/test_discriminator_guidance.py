@@ -95,7 +95,7 @@ def test_logit_falls_as_1_over_sigma_and_the_correction_stays_of_one_size():
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_weight_0_gives_the_bits_of_no_discriminator_and_leaves_it_alone(weight):
+def test_weight_0_gives_the_bits_of_no_discriminator_and_does_not_call_it(weight):
     model = golden_model("02_edm_ddpmpp_cond")
     network = random_discriminator(
         label_dim=model.label_dim, img_resolution=model.img_resolution, img_channels=model.img_channels

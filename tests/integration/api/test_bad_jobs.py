@@ -164,6 +164,12 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
     ("batch of 0", put("training.batch_size", 0), "validation_failed", "training.batch_size"),
     ("sigmas reversed", put("sampler", {"sigma_min": 80, "sigma_max": 1}), "validation_failed", "sampler"),
     ("one sampling step", put("sampler", {"num_steps": 1}), "validation_failed", "sampler.num_steps"),
+    (
+        "a discriminator's weight",
+        put("sampler", {"discriminator_weight": 1.0}),
+        "validation_failed",
+        "sampler.discriminator_weight",
+    ),
     ("unknown labels", put("sampler", {"labels": "mine"}), "validation_failed", "sampler.labels"),
     ("one grey level", put("dataset.grey_levels", 1), "validation_failed", "dataset.grey_levels"),
     (

@@ -10,9 +10,11 @@ import torch
 from ddo_engine.command_line import main
 from ddo_engine.data import write_dataset
 from ddo_engine.families import get_family
+from ddo_engine.spec import UNIT_SPEC
 from tests import official_pickles
 from tests.diffusers_folders import library_autoencoder, library_unet, write_pipeline
 from tests.engine_inputs import REPOSITORY
+from tests.tiny_families import write_discriminator
 
 PAGE = (REPOSITORY / "docs" / "engine.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -80,6 +82,9 @@ def files(tmp_path, monkeypatch):
     write_pipeline(tmp_path / "ddpm-cifar10-32", library_unet(sample_size=32))
     images = torch.randint(256, (3, 3, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     write_dataset(tmp_path / "imagenet.zip", images, torch.arange(3))
+    (tmp_path / "discriminator").mkdir()
+    shape = {name: EDM[name] for name in ("img_resolution", "img_channels", "label_dim")}
+    write_discriminator(tmp_path / "discriminator" / "discriminator.safetensors", **shape)
     return tmp_path
 
 
@@ -104,6 +109,8 @@ def test_snippets_run_and_give_what_stands_beside_them(files, capsys):
                 for line in block.splitlines():
                     exec(line, names)
                     num_results += check_result(line, names)
+            elif language == "json":
+                UNIT_SPEC.validate_json(block)
     commands = [line for language, block in BLOCKS if language == "console" for line in block.splitlines()]
     for command in commands:
         words = shlex.split(command)

@@ -14,12 +14,13 @@ from ddo_engine.checkpoint import MANIFEST_KEY, check_checkpoint
 from ddo_engine.conversion import convert
 from ddo_engine.errors import EngineError
 from ddo_engine.tensor_file import write_tensor_file
-from tests.tiny_families import EDM2, VAR, VQVAE, randomised
+from tests.tiny_families import DISCRIMINATOR, EDM2, VAR, VQVAE, randomised
 
 NETWORKS = {
     "edm2": EDM2,
     "var": VAR,
     "vqvae": VQVAE,
+    "discriminator": DISCRIMINATOR,
     "edm": {"class_name": "MLPPrecond", "img_resolution": 4, "img_channels": 1, "width": 8},
     "diffusers": {
         "class_name": "UNet2DModel",
