@@ -14,6 +14,7 @@ from ddo_engine.events import ProgressReporter
 from ddo_engine.inputs import (
     check_features_fit_dataset,
     check_grey_levels,
+    check_guidance_scales,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
     check_sampler,
@@ -26,7 +27,7 @@ from ddo_engine.parallel.ranks import ALONE, Ranks
 from ddo_engine.parallel.sharding import sharded
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import Evaluated, EvaluateSpec, TrainingSettings
+from ddo_engine.spec import EvaluateSpec, TrainingSettings
 from ddo_engine.unit_data import as_pixels, as_trained_on
 
 DENOISING_DRAWS = 16  # noise draws per image; checkpoints share them, so that differences are not noise
@@ -35,7 +36,7 @@ _MOST_KIMG = 1e9
 
 
 def run(spec: EvaluateSpec, context: RunContext) -> None:
-    """Measure a checkpoint: one event for each of the spec's evaluations.
+    """Measure a checkpoint: one event for each of the spec's evaluations and each of its guidance scales.
 
     Raises:
         Interrupted: A stop was requested; the next run starts again and finds the same numbers.
@@ -47,6 +48,8 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
     check_sampler(checkpoint, models.companions, spec.sampler)
+    for index, settings in enumerate(spec.evaluations):
+        check_guidance_scales(checkpoint, models.companions, spec.sampler, settings, f"evaluations[{index}]")
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(checkpoint.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
@@ -75,22 +78,23 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
             common["denoising_loss"] = denoising_loss(
                 checkpoint, denoising, spec.P_mean, spec.P_std, context.device, ranks=context.ranks
             )
+        kimg = _kimg_of(checkpoint.manifest.provenance)
         for settings in spec.evaluations:
-            progress = ProgressReporter(context.events, "evaluation", settings.num_samples)
+            progress = ProgressReporter(context.events, "evaluation", settings.generated_images())
             progress.update(0)
-            with out_of_memory_blames("sampler.batch_size"):
-                metrics = evaluator.evaluate(checkpoint.model, checkpoint.family, settings, on_progress=progress.update)
-            metrics |= common
-            if not all(math.isfinite(value) for value in metrics.values()):
-                raise NonFiniteLoss(f"the checkpoint's numbers are not finite: {metrics}", param="checkpoint")
-            context.events.emit(
-                Evaluated(
-                    kimg=_kimg_of(checkpoint.manifest.provenance),
-                    fingerprint=evaluator.fingerprint(settings),
-                    protocol=evaluator.protocol(settings),
-                    metrics=metrics,
-                )
-            )
+            for index, scale in enumerate(settings.scales(spec.sampler)):
+                with out_of_memory_blames("sampler.batch_size"):
+                    metrics = evaluator.evaluate(
+                        checkpoint.model,
+                        checkpoint.family,
+                        settings,
+                        on_progress=progress.after(index * settings.num_samples),
+                        guidance_scale=scale,
+                    )
+                metrics |= common
+                if not all(math.isfinite(value) for value in metrics.values()):
+                    raise NonFiniteLoss(f"the checkpoint's numbers are not finite: {metrics}", param="checkpoint")
+                context.events.emit(evaluator.evaluated(settings, scale, kimg=kimg, metrics=metrics))
 
 
 def denoising_loss(

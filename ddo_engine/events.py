@@ -62,3 +62,7 @@ class ProgressReporter:
         self.events.emit(
             Progress(phase=self.phase, done=done, total=self.total, unit=self.unit, images_per_second=rate)
         )
+
+    def after(self, done: int) -> Callable[[int], None]:
+        """Return what reports a part of the phase that starts when ``done`` are done."""
+        return lambda of_part: self.update(done + of_part)

@@ -19,6 +19,7 @@ from ddo_engine.spec import (
     CheckpointInfo,
     DatasetInfo,
     DatasetReading,
+    EvaluationSettings,
     FileRef,
     LabelDistribution,
     SamplerSettings,
@@ -201,6 +202,27 @@ def check_sampler(checkpoint: LoadedCheckpoint, companions: Companions, sampler:
         InvalidSpec: Naming the setting.
     """
     checkpoint.family.check_sampler(checkpoint.model, companions.guide, sampler, companions.discriminator)
+
+
+def check_guidance_scales(
+    checkpoint: LoadedCheckpoint,
+    companions: Companions,
+    sampler: SamplerSettings,
+    evaluation: EvaluationSettings,
+    field: str = "evaluation",
+) -> None:
+    """Refuse guidance scales that the checkpoint cannot be sampled at.
+
+    Raises:
+        InvalidSpec: Naming the scale.
+    """
+    for index, scale in enumerate(evaluation.guidance_scales):
+        param = f"{field}.guidance_scales[{index}]"
+        try:
+            check_sampler(checkpoint, companions, sampler.at_scale(scale))
+        except InvalidSpec as error:
+            reason = error.message.removeprefix("sampler.guidance_scale: ")
+            raise InvalidSpec(f"{param}: at a scale of {scale:g}, {reason}", param=param) from error
 
 
 def check_labels_can_be_contrasted(model: CheckpointInfo, param: str = "objective.kind") -> None:

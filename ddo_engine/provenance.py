@@ -51,13 +51,13 @@ def run_identity(spec: TrainSpec, hashes: InputHashes) -> dict[str, Any]:
             "objective",
             "training",
             "online_reference_set",
-            "evaluation",
             "dataset_reading",
             "grey_levels",
             "seed",
         },
         exclude={"training": set(NOT_OF_THE_COURSE)},
     )
+    settings["evaluation"] = None if spec.evaluation is None else spec.evaluation.as_identity()
     return settings | {"sampler": spec.sampler.as_protocol()} | hashes.as_provenance()
 
 

@@ -60,7 +60,9 @@ class TrainingState:
         window: Diagnostics not yet reported.
         step: Finished optimizer steps.
         evaluated_step: Step of the last finished evaluation; 0 before the first.
-        best_fid: Lowest FID so far.
+        evaluated_scales: How many guidance scales the evaluation that is due has done already.
+        best_fid: Lowest FID so far, of those that rank.
+        best_step: The step that it is of, whose checkpoint was kept; 0 before the first.
         beta: What the probe found for the objective's beta 'auto'; None otherwise.
         alarms: What was said of the run.
         loss_scaler: Scales the loss in float16; does nothing otherwise.
@@ -74,7 +76,9 @@ class TrainingState:
     window: DiagnosticsWindow
     step: int = 0
     evaluated_step: int = 0
+    evaluated_scales: int = 0
     best_fid: float | None = field(default=None)
+    best_step: int = 0
     snapshots: dict[float, nn.Module] = field(default_factory=dict)
     beta: float | None = None
     alarms: Alarms = field(default_factory=Alarms)
@@ -134,7 +138,9 @@ class TrainingState:
             step=self.step,
             kimg=kimg,
             evaluated_step=self.evaluated_step,
+            evaluated_scales=self.evaluated_scales,
             best_fid=self.best_fid,
+            best_step=self.best_step,
             window_steps=self.window.num_steps,
             beta=self.beta,
             warnings_raised=self.alarms.raised,
@@ -162,7 +168,9 @@ class TrainingState:
             ) from error
         header = saved.header
         self.window.num_steps = header.window_steps
-        self.step, self.evaluated_step, self.best_fid = header.step, header.evaluated_step, header.best_fid
+        self.step = header.step
+        self.evaluated_step, self.evaluated_scales = header.evaluated_step, header.evaluated_scales
+        self.best_fid, self.best_step = header.best_fid, header.best_step
         if header.loss_scale:
             self.loss_scaler.load_state_dict(dict(header.loss_scale))
         self.beta, self.alarms = header.beta, Alarms(header.warnings_raised, header.saturated_windows)

@@ -34,7 +34,9 @@ class StateHeader(Settings):
     step: int = Field(ge=0, description="Finished optimizer steps.")
     kimg: float = Field(ge=0)
     evaluated_step: int = Field(ge=0, description="Step of the last finished evaluation; 0 before the first.")
+    evaluated_scales: int = Field(default=0, ge=0, description="Guidance scales done of the evaluation that is due.")
     best_fid: float | None
+    best_step: int = Field(default=0, ge=0, description="Step of best_fid; 0 before the first, and where it is unsaid.")
     window_steps: int = Field(ge=0, description="Steps in the running window of diagnostics.")
     beta: float | None = Field(default=None, gt=0, description="What the probe found for beta 'auto'.")
     warnings_raised: tuple[str, ...] = Field(default=(), description="Codes of the warnings that were given.")

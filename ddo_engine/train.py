@@ -12,6 +12,7 @@ from ddo_engine.evaluation import Evaluator
 from ddo_engine.inputs import (
     check_features_fit_dataset,
     check_grey_levels,
+    check_guidance_scales,
     check_labels_can_be_contrasted,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
@@ -171,6 +172,7 @@ def _evaluator(
         return None
     check_labels_can_be_drawn(models.checkpoint.info, spec.sampler, dataset.info)
     check_sampler(models.checkpoint, models.companions, spec.sampler)
+    check_guidance_scales(models.checkpoint, models.companions, spec.sampler, spec.evaluation)
     features = open_feature_network(spec.feature_network, context.device)
     check_features_fit_dataset(features, dataset.info)
     return Evaluator(

@@ -6,7 +6,7 @@ that goes on from it repeats exactly the latter, with the same values.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from ddo_engine.performance import StepMeter
 from ddo_engine.provenance import InputHashes, run_identity, trial_provenance
 from ddo_engine.run_context import RunContext
 from ddo_engine.schedule import Schedule
-from ddo_engine.spec import Evaluated, EvaluationSettings, FileRole, Metric, TrainingSettings, TrainSpec
+from ddo_engine.spec import EvaluationSettings, FileRole, Metric, TrainingSettings, TrainSpec
 from ddo_engine.state import TrainingState
 from ddo_engine.state_file import write_state
 from ddo_engine.training_loss import TrainingLoss
@@ -205,38 +205,51 @@ class Trial:
 
     def _evaluate(self) -> None:
         """Measure the EMA weights, and keep them if they are the best so far."""
-        settings = self.spec.evaluation
-        if self.evaluator is None or settings is None:
+        if self.evaluator is None or self.spec.evaluation is None:
             self._save_checkpoint()
         else:
-            metrics = self._metrics(self.evaluator, settings)
+            self._measure(self.evaluator, self.spec.evaluation)
+        self._save_snapshots()
+        self.state.evaluated_step, self.state.evaluated_scales = self.state.step, 0
+
+    def _measure(self, evaluator: Evaluator, settings: EvaluationSettings) -> None:
+        """Measure at every guidance scale, from the first that the state does not know to be done."""
+        scales, ranking = settings.scales(self.spec.sampler), settings.ranking_scales(self.spec.sampler)
+        progress = ProgressReporter(self.context.events, "evaluation", settings.generated_images())
+        first = self.state.evaluated_scales
+        progress.update(first * settings.num_samples)
+        for index, scale in enumerate(scales[first:], first):
+            metrics = self._metrics(evaluator, settings, scale, progress.after(index * settings.num_samples))
             if not all(math.isfinite(value) for value in metrics.values()):
                 raise self._diverged("the evaluation of the EMA weights")
-            if self.state.best_fid is None or metrics["fid"] < self.state.best_fid:
-                self._save_checkpoint()
-                self.state.best_fid = metrics["fid"]
-            self.context.events.emit(
-                Evaluated(
-                    kimg=self.kimg,
-                    fingerprint=self.evaluator.fingerprint(settings),
-                    protocol=self.evaluator.protocol(settings),
-                    metrics=metrics,
-                )
-            )
-        self._save_snapshots()
-        self.state.evaluated_step = self.state.step
+            if scale in ranking:
+                self._keep_if_best(metrics["fid"])
+            self.context.events.emit(evaluator.evaluated(settings, scale, kimg=self.kimg, metrics=metrics))
+            self.state.evaluated_scales = index + 1
 
-    def _metrics(self, evaluator: Evaluator, settings: EvaluationSettings) -> dict[str, float]:
+    def _metrics(
+        self,
+        evaluator: Evaluator,
+        settings: EvaluationSettings,
+        guidance_scale: float,
+        on_progress: Callable[[int], None],
+    ) -> dict[str, float]:
         """Return what the EMA weights' samples are worth."""
-        progress = ProgressReporter(self.context.events, "evaluation", settings.num_samples)
-        progress.update(0)
         family, layout = self.base.family, self.state.layout
         with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
             try:
                 with layout.whole(self.state.ema_model) as ema_network:
-                    return evaluator.evaluate(ema_network, family, settings, on_progress=progress.update)
+                    return evaluator.evaluate(ema_network, family, settings, on_progress, guidance_scale)
             except NonFiniteLoss as error:
                 raise self._diverged("the evaluation of the EMA weights") from error
+
+    def _keep_if_best(self, fid: float) -> None:
+        """Write the checkpoint, unless another scale made it the best already."""
+        if self.state.best_fid is not None and fid >= self.state.best_fid:
+            return
+        if self.state.best_step != self.state.step:
+            self._save_checkpoint()
+        self.state.best_fid, self.state.best_step = fid, self.state.step
 
     def _save_snapshots(self) -> None:
         """Write the averages that others can be put together from."""

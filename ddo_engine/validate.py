@@ -12,6 +12,7 @@ from ddo_engine.inputs import (
     check_features_fit_dataset,
     check_features_vary,
     check_grey_levels,
+    check_guidance_scales,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
     check_sampler,
@@ -43,6 +44,8 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     models = open_models(spec, context.device)
     checkpoint = models.checkpoint
     check_sampler(models.checkpoint, models.companions, spec.sampler)
+    if spec.evaluation is not None:
+        check_guidance_scales(checkpoint, models.companions, spec.sampler, spec.evaluation)
     if spec.training is not None:
         checkpoint.family.check_training(checkpoint.model, spec.training)
     if spec.online_reference_set is not None:

@@ -217,6 +217,6 @@ def results(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if event["type"] in ("started", "progress", "performance") or event.get("role") == "state":
             continue
         content = dict(event, path=Path(event["path"]).name) if "path" in event else event
-        key = json.dumps([content.get(name) for name in ("type", "role", "kimg", "path", "code")])
+        key = json.dumps([content.get(name) for name in ("type", "role", "kimg", "path", "code", "fingerprint")])
         assert kept.setdefault(key, content) == content, "a repeated event has other content"
     return list(kept.values())

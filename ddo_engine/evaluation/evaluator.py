@@ -23,7 +23,7 @@ from ddo_engine.families.protocol import Family
 from ddo_engine.parallel.ranks import ALONE, Ranks
 from ddo_engine.parallel.sharding import sharded
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, SamplerSettings
+from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, Evaluated, EvaluationSettings, SamplerSettings
 
 METRICS_VERSION = 1  # raise it whenever the same samples would give other numbers
 
@@ -93,14 +93,20 @@ class Evaluator:
             self.feature_network, self.dataset, name, METRICS_VERSION, self.cache_folder, self._on_reading
         )
 
-    def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
-        """Return all that the numbers depend on besides the model's weights."""
+    def protocol(self, settings: EvaluationSettings, guidance_scale: float | None = None) -> dict[str, Any]:
+        """Return all that the numbers depend on besides the model's weights.
+
+        Args:
+            settings: What is measured.
+            guidance_scale: One of the settings' scales; None: the sampler's own.
+        """
+        sampler = self._sampler_at(guidance_scale)
         protocol: dict[str, Any] = {
             "metrics_version": METRICS_VERSION,
             "num_samples": settings.num_samples,
             "seed": settings.seed,
             "neighbours": settings.neighbours,
-            "sampler": {name: value for name, value in self.sampler.as_protocol().items() if name != "batch_size"},
+            "sampler": {name: value for name, value in sampler.as_protocol().items() if name != "batch_size"},
             "grey_levels": self.grey_levels,
             "feature_network_sha256": self.feature_network.sha256,
             "reference_sha256": self.dataset_sha256,
@@ -113,10 +119,21 @@ class Evaluator:
             protocol["dataset_reading"] = self.dataset_reading.model_dump(mode="json")
         return {**protocol, **self.companions.sha256s}
 
-    def fingerprint(self, settings: EvaluationSettings) -> str:
+    def fingerprint(self, settings: EvaluationSettings, guidance_scale: float | None = None) -> str:
         """Return the SHA-256 of the protocol: only numbers of one fingerprint are ranked together."""
-        canonical = json.dumps(self.protocol(settings), sort_keys=True, separators=(",", ":"))
+        canonical = json.dumps(self.protocol(settings, guidance_scale), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def evaluated(
+        self, settings: EvaluationSettings, guidance_scale: float, *, kimg: float, metrics: dict[str, float]
+    ) -> Evaluated:
+        """Return the event that tells what was measured, and under which protocol."""
+        return Evaluated(
+            kimg=kimg,
+            fingerprint=self.fingerprint(settings, guidance_scale),
+            protocol=self.protocol(settings, guidance_scale),
+            metrics=metrics,
+        )
 
     def evaluate(
         self,
@@ -124,14 +141,18 @@ class Evaluator:
         family: Family,
         settings: EvaluationSettings,
         on_progress: Callable[[int], None] | None = None,
+        guidance_scale: float | None = None,
     ) -> dict[str, float]:
         """Draw samples and measure them: several processes together, with the numbers of one, to the bit.
+
+        All scales share seeds, and with them latents and labels.
 
         Args:
             model: In eval mode, on the device to sample on; EMA weights.
             family: Of the model.
             settings: Sample count, seed, neighbours, splits.
             on_progress: Called with the number of images drawn so far.
+            guidance_scale: One of the settings' scales; None: the sampler's own.
 
         Returns:
             "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
@@ -146,6 +167,7 @@ class Evaluator:
         self._check_neighbours(settings)
         self._check_splits(settings)
         names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
+        sampler = self._sampler_at(guidance_scale)
         last = settings.seed + settings.num_samples
         batches = [
             range(first, min(first + self.sampler.batch_size, last))
@@ -156,7 +178,7 @@ class Evaluator:
         for chunk in sharded(
             self.ranks,
             batches,
-            lambda seeds: extract_outputs(self.feature_network, self._draw(model, family, seeds), names),
+            lambda seeds: extract_outputs(self.feature_network, self._draw(model, family, seeds, sampler), names),
         ):
             chunks.append(chunk)
             if on_progress is not None:
@@ -210,7 +232,10 @@ class Evaluator:
                 param="evaluation.inception_score_splits",
             )
 
-    def _draw(self, model: nn.Module, family: Family, seeds: range) -> Tensor:
+    def _sampler_at(self, guidance_scale: float | None) -> SamplerSettings:
+        return self.sampler if guidance_scale is None else self.sampler.at_scale(guidance_scale)
+
+    def _draw(self, model: nn.Module, family: Family, seeds: range, sampler: SamplerSettings) -> Tensor:
         """Return the samples of one batch, uint8, shape (B, C, H, W)."""
         info = self.dataset.info
         expected = (info.img_channels, info.img_resolution, info.img_resolution)
@@ -218,7 +243,7 @@ class Evaluator:
             model,
             family,
             seeds,
-            self.sampler,
+            sampler,
             guide=self.companions.guide,
             discriminator=self.companions.discriminator,
             class_counts=info.class_counts,

@@ -21,6 +21,7 @@ from ddo_engine.spec.baseline import (
 )
 from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
+from ddo_engine.spec.evaluation import ConfirmSettings, EvaluationSettings
 from ddo_engine.spec.event import (
     ENGINE_EVENT,
     BetaFound,
@@ -61,11 +62,9 @@ from ddo_engine.spec.sampler import (
 from ddo_engine.spec.settings import (
     IMAGES_AS_STORED,
     CCAObjective,
-    ConfirmSettings,
     DatasetReading,
     DatasetSettings,
     DDOObjective,
-    EvaluationSettings,
     Grid,
     MLEObjective,
     Objective,

@@ -7,10 +7,11 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from ddo_engine.spec.base import PositiveFloat, Settings, Uri
 from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
+from ddo_engine.spec.evaluation import MOST_SCALES, EvaluationSettings, GuidanceScale
 from ddo_engine.spec.sampler import AutoregressiveSettings, SamplerSettings
 from ddo_engine.spec.settings import CCAObjective, MLEObjective
 
-MOST_BASELINES, MOST_SCALES = 16, 16
+MOST_BASELINES = 16
 
 
 class _TrainedBaseline(Settings):
@@ -46,7 +47,7 @@ class CCABaseline(_TrainedBaseline):
         return CCAObjective(alpha=self.alpha, beta=self.beta)
 
 
-Scales = Annotated[tuple[Annotated[float, Field(ge=0, le=1000)], ...], Field(min_length=1, max_length=MOST_SCALES)]
+Scales = Annotated[tuple[GuidanceScale, ...], Field(min_length=1, max_length=MOST_SCALES)]
 
 
 class _SampledBaseline(Settings):
@@ -126,13 +127,17 @@ SampledBaseline = GuidanceBaseline | AutoguidanceBaseline | DiscriminatorGuidanc
 
 
 def refuse_unfit_baselines(
-    baselines: Sequence[TrainedBaseline | SampledBaseline], sampler: SamplerSettings, guide: Uri | None
+    baselines: Sequence[TrainedBaseline | SampledBaseline],
+    sampler: SamplerSettings,
+    evaluation: EvaluationSettings,
+    guide: Uri | None,
 ) -> None:
     """Refuse what the rest of the job rules out, or what would be measured twice.
 
     Args:
         baselines: The job's.
         sampler: The job's, whose kind tells a VAR from a diffusion model.
+        evaluation: The job's: at its scales the base is measured in round 0.
         guide: The job's.
 
     Raises:
@@ -157,7 +162,8 @@ def refuse_unfit_baselines(
                 f"{field}.guide: there is nothing to guide with: name a checkpoint here, or the job's guide"
             )
         if isinstance(baseline, SampledBaseline):
-            _refuse_the_base_again(field, baseline, sampler)
+            measured = [sampler.at_scale(scale) for scale in evaluation.scales(sampler)]
+            _refuse_the_base_again(field, baseline, measured, guide)
 
 
 def _refuse_repetition(
@@ -175,11 +181,16 @@ def _refuse_repetition(
             )
 
 
-def _refuse_the_base_again(field: str, baseline: SampledBaseline, sampler: SamplerSettings) -> None:
-    """Refuse a scale at which the base is sampled as round 0 samples it."""
-    has_own_guide = isinstance(baseline, AutoguidanceBaseline) and baseline.guide is not None
+def _refuse_the_base_again(
+    field: str, baseline: SampledBaseline, measured: Sequence[SamplerSettings], guide: Uri | None
+) -> None:
+    """Refuse a scale at which the base is sampled as round 0 samples it, with one of the samplers ``measured``."""
+    has_another_guide = isinstance(baseline, GuidanceBaseline) and guide is not None
+    if isinstance(baseline, AutoguidanceBaseline):
+        has_another_guide = baseline.guide is not None
     values = "weights" if isinstance(baseline, DiscriminatorGuidanceBaseline) else "scales"
-    for index, changed in enumerate(baseline.samplers(sampler)):
-        is_same = changed == sampler and not (has_own_guide and sampler.is_guided)
-        if is_same or (values == "scales" and not (changed.is_guided or sampler.is_guided)):
-            raise ValueError(f"{field}.{values}[{index}]: round 0 measures the base so already: leave this one out")
+    for index, changed in enumerate(baseline.samplers(measured[0])):
+        for sampler in measured:
+            is_same = changed == sampler and not (has_another_guide and sampler.is_guided)
+            if is_same or (values == "scales" and not (changed.is_guided or sampler.is_guided)):
+                raise ValueError(f"{field}.{values}[{index}]: round 0 measures the base so already: leave this one out")

@@ -15,16 +15,11 @@ from ddo_engine.spec.baseline import (
     TrainedBaseline,
     refuse_unfit_baselines,
 )
+from ddo_engine.spec.evaluation import ConfirmSettings, EvaluationSettings
 from ddo_engine.spec.reference_set import ReferenceSetSettings
 from ddo_engine.spec.rounds import RoundOverride, RoundSettings, StopSettings
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
-from ddo_engine.spec.settings import (
-    ConfirmSettings,
-    DatasetSettings,
-    EvaluationSettings,
-    Grid,
-    TrainingSettings,
-)
+from ddo_engine.spec.settings import DatasetSettings, Grid, TrainingSettings
 
 
 class JobSpec(Settings):
@@ -141,8 +136,13 @@ class JobSpec(Settings):
         return self
 
     @model_validator(mode="after")
+    def _scales_differ(self) -> Self:
+        self.evaluation.refuse_scale_of(self.sampler)
+        return self
+
+    @model_validator(mode="after")
     def _baselines_fit(self) -> Self:
-        refuse_unfit_baselines(self.baselines, self.sampler, self.guide)
+        refuse_unfit_baselines(self.baselines, self.sampler, self.evaluation, self.guide)
         for index, baseline in enumerate(self.baselines):
             if not isinstance(baseline, TrainedBaseline):
                 continue

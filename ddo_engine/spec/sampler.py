@@ -1,7 +1,7 @@
 """How images are drawn from a model: one settings class per kind of sampler."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -24,12 +24,18 @@ class _AnySampler(Settings):
     )
     batch_size: int = Field(default=256, ge=1, le=65536, description="Images per network call while sampling.")
 
+    def at_scale(self, guidance_scale: float) -> Self:
+        """Return the settings with another guidance scale."""
+        return self.model_copy(update={"guidance_scale": guidance_scale})
+
     def as_protocol(self) -> dict[str, Any]:
         """Return the settings as fingerprints and states know them: those of before a setting existed stay theirs."""
         return self.model_dump(mode="json")
 
 
 class _DiffusionSampler(_AnySampler):
+    UNGUIDED_SCALE: ClassVar[float] = 1.0
+
     sigma_min: float = Field(default=0.002, ge=1e-6)
     sigma_max: float = Field(default=80.0, le=1e6)
     rho: float = Field(default=7.0, ge=0.5, le=1000)
@@ -66,7 +72,7 @@ class _DiffusionSampler(_AnySampler):
     @property
     def is_guided(self) -> bool:
         """Whether a call of the guide accompanies each call of the model."""
-        return self.guidance_scale != 1
+        return self.guidance_scale != self.UNGUIDED_SCALE
 
     @property
     def is_corrected(self) -> bool:
@@ -80,7 +86,7 @@ class _DiffusionSampler(_AnySampler):
 
     def for_reference_set(self) -> Self:
         """Return the settings that draw from the model itself: the fakes of DDO are samples of p_ref."""
-        return self.model_copy(update={"guidance_scale": 1.0, "discriminator_weight": 0.0})
+        return self.model_copy(update={"guidance_scale": self.UNGUIDED_SCALE, "discriminator_weight": 0.0})
 
     def as_protocol(self) -> dict[str, Any]:
         """See :meth:`_AnySampler.as_protocol`; without a discriminator's weight where there is none."""
@@ -128,6 +134,8 @@ class DPMSolverSettings(_DiffusionSampler):
 class AutoregressiveSettings(_AnySampler):
     """Next-scale sampling of a VAR model (arXiv:2404.02905), guidance-free and without tricks by default."""
 
+    UNGUIDED_SCALE: ClassVar[float] = 0.0
+
     kind: Literal["autoregressive"] = "autoregressive"
     guidance_scale: float = Field(
         default=0.0,
@@ -144,11 +152,11 @@ class AutoregressiveSettings(_AnySampler):
     @property
     def is_guided(self) -> bool:
         """Whether every network call is made with and without labels."""
-        return self.guidance_scale != 0
+        return self.guidance_scale != self.UNGUIDED_SCALE
 
     def for_reference_set(self) -> Self:
         """Return the settings that draw from the model itself: no guidance, no top-k, no top-p (arXiv:2503.01103)."""
-        return self.model_copy(update={"guidance_scale": 0.0, "top_k": 0, "top_p": 0.0})
+        return self.model_copy(update={"guidance_scale": self.UNGUIDED_SCALE, "top_k": 0, "top_p": 0.0})
 
     @property
     def nfe(self) -> int:

@@ -1,10 +1,10 @@
-"""Settings shared by jobs and units: sampling, objective, training, evaluation."""
+"""Settings shared by jobs and units: objective, training, dataset."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ddo_engine.spec.base import PositiveFloat, Seed, Settings, Uri
+from ddo_engine.spec.base import PositiveFloat, Settings, Uri
 from ddo_engine.spec.beta import Beta
 from ddo_engine.spec.learning_rate import CosineSchedule, LearningRateSchedule
 
@@ -233,37 +233,6 @@ class TrainingSettings(Settings):
         if self.probe_kimg is not None:
             return max(-(-round(self.probe_kimg * 1000) // self.batch_size), 1)
         return min(max(round(self.num_steps * PROBE_SHARE), FEWEST_PROBE_STEPS), self.num_steps)
-
-
-class EvaluationSettings(Settings):
-    """What is measured on a checkpoint's samples. Seeds start at ``seed``: all trials share their latents."""
-
-    num_samples: int = Field(ge=2, le=1_000_000, description="Generated images behind every number.")
-    seed: Seed = 0
-    neighbours: int | None = Field(
-        default=3, ge=1, le=100, description="k of precision and recall (arXiv:1904.06991); None leaves them out."
-    )
-    inception_score_splits: int | None = Field(
-        default=None,
-        ge=1,
-        le=1000,
-        description="Also report the inception score by the feature network's classes: the mean over so many equal "
-        "splits of the samples, usually 10 of 50,000; None leaves it out.",
-    )
-
-    @model_validator(mode="after")
-    def _samples_split_evenly(self) -> Self:
-        if self.num_samples % (self.inception_score_splits or 1):
-            raise ValueError("num_samples must be divisible by inception_score_splits")
-        return self
-
-
-class ConfirmSettings(Settings):
-    """A second, larger evaluation that decides between the finalists of a round."""
-
-    num_samples: int = Field(ge=2, le=1_000_000)
-    seed: Seed = 1_000_000
-    finalists: int = Field(default=1, ge=1, le=16, description="How many of the round's best trials are confirmed.")
 
 
 class DatasetReading(Settings):

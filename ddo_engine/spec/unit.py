@@ -7,9 +7,10 @@ from pydantic import Field, TypeAdapter, model_validator
 from ddo_engine.spec.base import FileRef, Seed, Settings
 from ddo_engine.spec.baseline import BaselineSettings
 from ddo_engine.spec.discriminator import DiscriminatorNetwork, DiscriminatorTraining
+from ddo_engine.spec.evaluation import EvaluationSettings
 from ddo_engine.spec.reference_set import OnlineReferenceSet
 from ddo_engine.spec.sampler import HeunSettings, SamplerSettings
-from ddo_engine.spec.settings import IMAGES_AS_STORED, DatasetReading, EvaluationSettings, Objective, TrainingSettings
+from ddo_engine.spec.settings import IMAGES_AS_STORED, DatasetReading, Objective, TrainingSettings
 
 
 class _WithModel(Settings):
@@ -101,6 +102,8 @@ class TrainSpec(_WithSampledModel):
             raise ValueError("online_reference_set: fakes are stored or drawn: give it, or reference_set")
         if self.evaluation is not None and self.feature_network is None:
             raise ValueError("evaluation needs feature_network")
+        if self.evaluation is not None:
+            self.evaluation.refuse_scale_of(self.sampler)
         return self
 
 
@@ -119,6 +122,12 @@ class EvaluateSpec(_WithSampledModel):
     )
     P_mean: float = Field(default=-1.2, description="Noise distribution of that loss.")
     P_std: float = Field(default=1.2, gt=0)
+
+    @model_validator(mode="after")
+    def _scales_differ(self) -> Self:
+        for index, evaluation in enumerate(self.evaluations):
+            evaluation.refuse_scale_of(self.sampler, f"evaluations[{index}]")
+        return self
 
 
 class DiscriminatorSpec(_WithModel):
