@@ -27,7 +27,7 @@ from ddo_engine.spec import (
 )
 from service.job_view import CreateUnit, JobView, UnitView
 from service.seeds import baseline_seed
-from service.selection import confirm_protocol, judging_protocols
+from service.selection import confirm_protocol, judging_protocols, ranking_rows
 from service.statuses import UNIT_ENDED, UnitKind, UnitStatus
 
 
@@ -89,7 +89,7 @@ def _confirm(job: JobView, index: int, trial: UnitView) -> list[CreateUnit]:
     """Measure the best checkpoint of a trial as the finalists of the rounds are, where they are."""
     if job.spec.confirm is None or trial.status is not UnitStatus.SUCCEEDED:
         return []
-    rows = [row for row in job.evaluations if row.unit_id == trial.id]
+    rows = ranking_rows(job.spec, [row for row in job.evaluations if row.unit_id == trial.id])
     fids = [(row.fid, row.kimg, row.checkpoint_id) for row in rows if row.fid is not None]
     if not fids or job.units_of_baseline(UnitKind.BASELINE_EVALUATION, index):
         return []
@@ -131,7 +131,8 @@ def _evaluate_base(
 ) -> list[CreateUnit]:
     if job.units_of_baseline(UnitKind.BASELINE_EVALUATION, index):
         return []
-    protocols = judging_protocols(job.spec)
+    # a sampler of its own has one scale: its curve would be that of the baseline's other scales
+    protocols = [protocol.at_one_scale() for protocol in judging_protocols(job.spec)]
     specs = [
         _evaluation(job, job.base.file, sampler, protocols, guide=guide, discriminator=discriminator)
         for sampler in samplers

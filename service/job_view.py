@@ -73,7 +73,7 @@ class CheckpointView:
 class EvaluationView:
     """One FID of one checkpoint, measured by ``unit_id`` under the protocol that ``fingerprint`` names.
 
-    ``num_samples`` and ``seed`` are the protocol's.
+    ``num_samples``, ``seed`` and ``guidance_scale`` are the protocol's.
     """
 
     unit_id: str
@@ -83,6 +83,7 @@ class EvaluationView:
     fid: float | None
     num_samples: int | None = None
     seed: int | None = None
+    guidance_scale: float | None = None
 
 
 @dataclass(frozen=True)

@@ -239,6 +239,7 @@ def _evaluations(session: Session, job: Job) -> tuple[EvaluationView, ...]:
             fid=row.fid,
             num_samples=row.num_samples,
             seed=row.seed,
+            guidance_scale=row.guidance_scale,
         )
         for row in session.execute(
             select(
@@ -249,6 +250,7 @@ def _evaluations(session: Session, job: Job) -> tuple[EvaluationView, ...]:
                 Evaluation.metrics["fid"].as_float().label("fid"),
                 Evaluation.protocol["num_samples"].as_integer().label("num_samples"),
                 Evaluation.protocol["seed"].as_integer().label("seed"),
+                Evaluation.protocol[("sampler", "guidance_scale")].as_float().label("guidance_scale"),
             ).where(Evaluation.job_id == job.id, Evaluation.checkpoint_id.is_not(None))
         )
     )

@@ -12,6 +12,7 @@ from service.api.artifacts import endpoints as artifacts
 from service.api.baselines import endpoints as baselines
 from service.api.checkpoints import endpoints as checkpoints
 from service.api.events import endpoints as events
+from service.api.guidance_curve import endpoints as guidance_curve
 from service.api.health import endpoints as health
 from service.api.jobs import endpoints as jobs
 from service.api.metrics import RequestMetrics, WorkCollector
@@ -71,7 +72,7 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.registry = registry
     app.add_middleware(RequestContext, metrics=request_metrics)
     error_handlers.install(app)
-    for domain in (jobs, rounds, baselines, checkpoints, artifacts, events, presets, objects, health):
+    for domain in (jobs, rounds, guidance_curve, baselines, checkpoints, artifacts, events, presets, objects, health):
         app.include_router(domain.router)
     openapi.install(app)
     return app

@@ -127,6 +127,7 @@ def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
         num_samples=event.protocol.get("num_samples"),
         metrics=event.metrics,
         checkpoint_id=checkpoint_id,
+        **_sampled_by(claim, event),
     )
 
 
@@ -258,12 +259,16 @@ def _named(spec: UnitSpec) -> dict[str, Any]:
     """Return what tells a baseline's unit from its others: what it trains by, or what its samples were changed by."""
     if isinstance(spec, TrainSpec):
         return {"objective": spec.objective.kind}
-    if not isinstance(spec, EvaluateSpec):
+    if not isinstance(spec, EvaluateSpec) or isinstance(spec.sampler, AutoregressiveSettings):
         return {}
-    named = {"guidance_scale": spec.sampler.guidance_scale} if spec.sampler.is_guided else {}
-    if not isinstance(spec.sampler, AutoregressiveSettings) and spec.sampler.is_corrected:
-        named["discriminator_weight"] = spec.sampler.discriminator_weight
-    return named
+    return {"discriminator_weight": spec.sampler.discriminator_weight} if spec.sampler.is_corrected else {}
+
+
+def _sampled_by(claim: Claim, event: Evaluated) -> dict[str, float]:
+    """Return the guidance scale behind the numbers; nothing where there is no guidance."""
+    assert isinstance(claim.spec, TrainSpec | EvaluateSpec)
+    scale = event.protocol["sampler"]["guidance_scale"]
+    return {"guidance_scale": scale} if claim.spec.sampler.at_scale(scale).is_guided else {}
 
 
 def _tell(session: Session, claim: Claim, type_: str, **data: Any) -> None:

@@ -1,5 +1,10 @@
-"""Which checkpoint of a round is best. FIDs are compared only under one and the same protocol."""
+"""Which checkpoint of a round is best. FIDs are compared only under one and the same protocol.
 
+Where a job ranks by the best scale, a checkpoint's FID is the lowest along its curve, and the curves compared are
+measured under the same protocols, one for each scale.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddo_engine.spec import EvaluationSettings, JobSpec
@@ -13,17 +18,17 @@ class InconsistentRowsError(Exception):
 
 @dataclass(frozen=True)
 class DecidingFids:
-    """The FIDs that decide a round, all under one protocol.
+    """The FIDs that decide a round, all under the same protocols.
 
     Attributes:
         candidates: By checkpoint id, in order of the grid.
         reference_fid: Of the round's reference.
-        fingerprint: Of the protocol.
+        fingerprints: Of the protocol, or of those of all scales that rank.
     """
 
     candidates: dict[str, float]
     reference_fid: float
-    fingerprint: str
+    fingerprints: frozenset[str]
 
 
 def deciding_protocol(spec: JobSpec) -> EvaluationSettings:
@@ -51,7 +56,7 @@ def finalists(job: JobView, round_index: int) -> list[str]:
         InconsistentRowsError: The trials were measured under different protocols.
     """
     best: dict[str, EvaluationView] = {}
-    for row in _of_kind(job, UnitKind.TRIAL, round_index):
+    for row in _of_kind(job, UnitKind.TRIAL, round_index).rows:
         best[row.unit_id] = min(best.get(row.unit_id, row), row, key=_fid)
     return [row.checkpoint_id for row in sorted(best.values(), key=_fid)]
 
@@ -63,28 +68,55 @@ def deciding_fids(job: JobView, current: RoundView) -> DecidingFids:
         InconsistentRowsError: Protocols differ, or a number is missing.
     """
     kind = UnitKind.TRIAL if job.spec.confirm is None else UnitKind.CONFIRM
-    rows = _of_kind(job, kind, current.index)
-    if not rows:
+    found = _of_kind(job, kind, current.index)
+    if not found.rows:
         raise InconsistentRowsError(f"round {current.index} has no FID to decide by")
-    fingerprint = rows[0].fingerprint
-    reference = [
-        row for row in job.evaluations if row.checkpoint_id == current.reference_id and row.fingerprint == fingerprint
-    ]
-    if not reference:
+    of_reference = [row for row in job.evaluations if row.checkpoint_id == current.reference_id]
+    by_fingerprint = {row.fingerprint: row for row in of_reference if row.fingerprint in found.fingerprints}
+    missing = found.fingerprints - by_fingerprint.keys()
+    if missing:
         raise InconsistentRowsError(
-            f"the reference of round {current.index} has no FID under protocol {fingerprint[:12]}"
+            f"the reference of round {current.index} has no FID under protocol {min(missing)[:12]}"
         )
-    return DecidingFids({row.checkpoint_id: _fid(row) for row in rows}, _fid(reference[0]), fingerprint)
+    reference_fid = min(_fid(row) for row in by_fingerprint.values())
+    return DecidingFids({row.checkpoint_id: _fid(row) for row in found.rows}, reference_fid, found.fingerprints)
 
 
-def _of_kind(job: JobView, kind: UnitKind, round_index: int) -> list[EvaluationView]:
+def ranking_rows(spec: JobSpec, rows: Sequence[EvaluationView]) -> list[EvaluationView]:
+    """Return the row that each measured checkpoint is ranked by: at the sampler's scale, or that of the lowest FID.
+
+    A checkpoint that was not measured at all scales that rank, because its trial ended between two, has none.
+
+    Args:
+        spec: The job, which says the scales that rank.
+        rows: Of one protocol, at any scales, in the order to keep.
+    """
+    scales = set(spec.evaluation.ranking_scales(spec.sampler))
+    points: dict[tuple[str, str, float], dict[float | None, EvaluationView]] = {}
+    for row in rows:
+        if row.guidance_scale in scales:
+            points.setdefault((row.unit_id, row.checkpoint_id, row.kimg), {})[row.guidance_scale] = row
+    return [min(curve.values(), key=_fid) for curve in points.values() if curve.keys() == scales]
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """What units of one kind in one round are ranked by, in order, and the protocols of that: one for each scale."""
+
+    rows: list[EvaluationView]
+    fingerprints: frozenset[str]
+
+
+def _of_kind(job: JobView, kind: UnitKind, round_index: int) -> _Ranked:
     # In order of the grid, then of training: equal FIDs are decided the same way however the workers raced.
     positions = {unit.id: unit.position for unit in job.units_of(kind, round_index)}
-    rows = [row for row in job.evaluations if row.unit_id in positions]
+    scales = job.spec.evaluation.ranking_scales(job.spec.sampler)
+    rows = [row for row in job.evaluations if row.unit_id in positions and row.guidance_scale in scales]
     rows.sort(key=lambda row: (positions[row.unit_id], row.kimg))
-    if len({row.fingerprint for row in rows}) > 1:
+    protocols = {(row.guidance_scale, row.fingerprint) for row in rows}
+    if len(protocols) > len({row.guidance_scale for row in rows}):
         raise InconsistentRowsError(f"round {round_index} was measured under more than one protocol")
-    return rows
+    return _Ranked(ranking_rows(job.spec, rows), frozenset(fingerprint for _, fingerprint in protocols))
 
 
 def _fid(row: EvaluationView) -> float:

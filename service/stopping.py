@@ -5,7 +5,7 @@ from statistics import stdev
 
 from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.job_view import JobView
-from service.selection import InconsistentRowsError, deciding_fids, deciding_protocol
+from service.selection import InconsistentRowsError, deciding_fids, deciding_protocol, ranking_rows
 from service.statuses import RoundStatus, UnitKind
 
 _SEEDS = 2**31
@@ -35,6 +35,8 @@ class Standing:
 def noise_protocols(spec: JobSpec) -> list[EvaluationSettings]:
     """Return the evaluations of the base that measure the noise: the deciding protocol on other latents."""
     protocol = deciding_protocol(spec)
+    if protocol.rank_by == "sampler_scale":
+        protocol = protocol.at_one_scale()
     count = spec.stop.noise_seeds or 0
     seeds = [(protocol.seed + (index + 1) * protocol.num_samples) % _SEEDS for index in range(count)]
     return [protocol.model_copy(update={"seed": seed}) for seed in seeds]
@@ -50,7 +52,7 @@ def standing(job: JobView) -> Standing:
     threshold = job.spec.stop.threshold(noise)
     completed = [item for item in job.rounds[1:] if item.status is RoundStatus.COMPLETED]
     known = [deciding_fids(job, item) for item in completed]
-    if len({found.fingerprint for found in known}) != 1:
+    if len({found.fingerprints for found in known}) != 1:
         raise InconsistentRowsError("the rounds were measured under different protocols")
     reached, stale, best_id, best_fid = known[0].reference_fid, 0, job.base.id, known[0].reference_fid
     for item, found in zip(completed, known, strict=True):
@@ -93,12 +95,9 @@ def _noise(job: JobView) -> float:
     protocol = deciding_protocol(job.spec)
     wanted = {protocol.seed, *(other.seed for other in noise_protocols(job.spec))}
     units = {unit.id for unit in job.units_of(UnitKind.BASELINE, 0)}
-    found = {
-        row.seed: row.fid
-        for row in job.evaluations
-        if row.unit_id in units and row.num_samples == protocol.num_samples and row.seed in wanted
-    }
-    fids = [fid for fid in found.values() if fid is not None]
+    of_base = [row for row in job.evaluations if row.unit_id in units and row.num_samples == protocol.num_samples]
+    by_seed = {seed: ranking_rows(job.spec, [row for row in of_base if row.seed == seed]) for seed in wanted}
+    fids = [row.fid for rows in by_seed.values() for row in rows if row.fid is not None]
     if len(fids) != len(wanted):
         raise InconsistentRowsError(f"the base has {len(fids)} of the {len(wanted)} FIDs that the noise is measured by")
     return stdev(fids)

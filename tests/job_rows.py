@@ -102,6 +102,10 @@ def evaluated(kimg: float, fid: float, settings: EvaluationSettings, sampler: Sa
     return Evaluated(kimg=kimg, fingerprint=sha256(str(protocol)), protocol=protocol, metrics={"fid": fid})
 
 
+def _same_everywhere(fid: float, scale: float) -> float:
+    return fid
+
+
 @dataclass
 class RowWorker:
     """Does units by writing their rows.
@@ -109,10 +113,12 @@ class RowWorker:
     Attributes:
         fid: From (round, trial position or -1 for the base, kimg, num_samples) to the FID reported; a baseline's trial
             is in round 0 at the position of the baseline.
+        at_scale: From that FID and a guidance scale to the FID reported at this scale.
     """
 
     sessions: sessionmaker[Session]
     fid: Callable[[int, int, float, int], float]
+    at_scale: Callable[[float, float], float] = _same_everywhere
     done: list[Claim] = field(default_factory=list)
     _origin: dict[str, tuple[int, int, float]] = field(default_factory=dict)
 
@@ -168,7 +174,7 @@ class RowWorker:
             self._origin[key] = (index, position, kimg)
             samples = spec.evaluation.num_samples
             fid = self.fid(index, position, kimg, samples)
-            record_evaluation(session, claimed, evaluated(kimg, fid, spec.evaluation, spec.sampler))
+            self._measure(session, claimed, kimg, fid, spec.evaluation)
             record_checkpoint(session, claimed, file_written(FileRole.CHECKPOINT, name, kimg), key)
 
     def _evaluate(self, session: Session, claimed: Claim, spec: EvaluateSpec) -> None:
@@ -176,4 +182,10 @@ class RowWorker:
         index, position, kimg = self._origin.get(key, (0, -1, 0.0))
         for settings in spec.evaluations:
             fid = self.fid(index, position, kimg, settings.num_samples)
-            record_evaluation(session, claimed, evaluated(0.0, fid, settings, spec.sampler))
+            self._measure(session, claimed, 0.0, fid, settings)
+
+    def _measure(self, session: Session, claimed: Claim, kimg: float, fid: float, settings: EvaluationSettings) -> None:
+        assert isinstance(claimed.spec, TrainSpec | EvaluateSpec)
+        for scale in settings.scales(claimed.spec.sampler):
+            event = evaluated(kimg, self.at_scale(fid, scale), settings, claimed.spec.sampler.at_scale(scale))
+            record_evaluation(session, claimed, event)

@@ -20,5 +20,6 @@ def measured(row: Evaluation, *, kimg: float | None = None) -> Measured:
         recall=row.metrics.get("recall"),
         inception_score=row.metrics.get("inception_score"),
         num_samples=row.protocol.get("num_samples"),
+        guidance_scale=row.protocol["sampler"]["guidance_scale"],
         fingerprint=row.fingerprint,
     )

@@ -34,8 +34,8 @@ def baselines(rows: BaselineRows, spec: JobSpec, job_status: JobStatus) -> list[
 def _baseline(rows: BaselineRows, spec: JobSpec, job_status: JobStatus, index: int) -> schemas.Baseline:
     settings = spec.baselines[index]
     units = [unit for unit in rows.units if unit.baseline_index == index]
-    found = list(_evaluations(rows, settings, units))
-    of_search = [each for each in found if each.is_under(spec.evaluation) and each.row.checkpoint_id is not None]
+    found = list(_evaluations(rows, settings, spec, units))
+    of_search = _ranking(found, settings, spec, spec.evaluation)
     best = min(of_search, key=lambda each: (each.shown.fid, each.shown.kimg), default=None)
     failed = [unit for unit in units if unit.status == UnitStatus.FAILED]
     return schemas.Baseline(
@@ -46,7 +46,7 @@ def _baseline(rows: BaselineRows, spec: JobSpec, job_status: JobStatus, index: i
         error=_error(failed[0]) if failed else None,
         warnings=[TrialWarning.model_validate(warning) for unit in units for warning in unit.warnings],
         best=None if best is None else best.shown,
-        confirmed=None if best is None else _confirmed(best, found, spec),
+        confirmed=None if best is None else _confirmed(best, found, settings, spec),
         checkpoint_id=None if best is None else best.row.checkpoint_id,
         discriminator_id=next((rows.discriminators[unit.id] for unit in units if unit.id in rows.discriminators), None),
         evaluations=[each.shown for each in found],
@@ -55,14 +55,16 @@ def _baseline(rows: BaselineRows, spec: JobSpec, job_status: JobStatus, index: i
 
 
 def _evaluations(
-    rows: BaselineRows, settings: TrainedBaseline | SampledBaseline, units: Sequence[WorkUnit]
+    rows: BaselineRows, settings: TrainedBaseline | SampledBaseline, spec: JobSpec, units: Sequence[WorkUnit]
 ) -> Iterator[_Found]:
     by_id = {unit.id: unit for unit in units}
-    of_base = {_samples_of(row): row.protocol for row in rows.of_base}
+    of_base = {(*_samples_of(row), _guidance_scale(row)): row.protocol for row in rows.of_base}
     own = [row for row in rows.evaluations if row.unit_id in by_id]
     trained = {row.checkpoint_id: row.kimg for row in own if by_id[row.unit_id].kind == UnitKind.BASELINE_TRIAL}
     for row in own:
-        protocol = of_base.get(_samples_of(row))
+        # a trained one is compared with the base at the same scale, samples of the base with those of round 0
+        compared = _guidance_scale(row) if isinstance(settings, TrainedBaseline) else spec.sampler.guidance_scale
+        protocol = of_base.get((*_samples_of(row), compared))
         kimg = row.kimg if row.checkpoint_id is None else trained.get(row.checkpoint_id, row.kimg)
         shown = BaselineEvaluation(
             **measured(row, kimg=kimg).model_dump(),
@@ -74,6 +76,10 @@ def _evaluations(
 
 def _samples_of(row: Evaluation) -> tuple[Any, Any]:
     return row.protocol.get("num_samples"), row.protocol.get("seed")
+
+
+def _guidance_scale(row: Evaluation) -> float:
+    return float(row.protocol["sampler"]["guidance_scale"])
 
 
 def _scale(settings: TrainedBaseline | SampledBaseline, position: int) -> float | None:
@@ -97,16 +103,33 @@ def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _confirmed(best: _Found, found: Sequence[_Found], spec: JobSpec) -> BaselineEvaluation | None:
+def _confirmed(
+    best: _Found, found: Sequence[_Found], settings: TrainedBaseline | SampledBaseline, spec: JobSpec
+) -> BaselineEvaluation | None:
     if spec.confirm is None:
         return None
-    protocol = confirm_protocol(spec)
+    measured_again = _ranking(found, settings, spec, confirm_protocol(spec))
     same = (
-        each
-        for each in found
+        each.shown
+        for each in measured_again
         if (each.row.checkpoint_id, each.shown.scale) == (best.row.checkpoint_id, best.shown.scale)
     )
-    return next((each.shown for each in same if each.is_under(protocol)), None)
+    return next(same, None)
+
+
+def _ranking(
+    found: Sequence[_Found], settings: TrainedBaseline | SampledBaseline, spec: JobSpec, protocol: EvaluationSettings
+) -> list[_Found]:
+    """Return by which evaluation of a protocol each checkpoint counts: trained ones as those of the rounds do."""
+    under = [each for each in found if each.is_under(protocol) and each.row.checkpoint_id is not None]
+    if not isinstance(settings, TrainedBaseline):
+        return under
+    scales = set(spec.evaluation.ranking_scales(spec.sampler))
+    points: dict[float, dict[float, _Found]] = {}
+    for each in under:
+        if each.shown.guidance_scale in scales:
+            points.setdefault(each.shown.kimg, {})[each.shown.guidance_scale] = each
+    return [min(curve.values(), key=lambda each: each.shown.fid) for curve in points.values() if curve.keys() == scales]
 
 
 def _status(units: Sequence[WorkUnit], job_status: JobStatus) -> BaselineStatus:

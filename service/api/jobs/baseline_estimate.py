@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ddo_engine.spec import DiscriminatorGuidanceBaseline, JobSpec, MLEBaseline, SampledBaseline, TrainedBaseline
 from service.api.jobs.step_costs import PASSES_OF_A_DDO_STEP, PASSES_OF_AN_MLE_STEP, num_evaluations
-from service.selection import judging_protocols
+from service.selection import confirm_protocol, judging_protocols
 from service.statuses import UnitKind
 
 
@@ -51,19 +51,20 @@ def _of_trained(spec: JobSpec, baseline: TrainedBaseline) -> BaselineEstimate:
     images = training.num_steps * training.batch_size
     passes = PASSES_OF_AN_MLE_STEP if isinstance(baseline, MLEBaseline) else PASSES_OF_A_DDO_STEP
     evaluations = num_evaluations(training)
-    generated, confirmed = evaluations * spec.evaluation.num_samples, spec.confirm.num_samples if spec.confirm else 0
+    confirm = confirm_protocol(spec) if spec.confirm else None
     units = {str(UnitKind.BASELINE_TRIAL): 1}
-    if confirmed:
+    if confirm:
         units[str(UnitKind.BASELINE_EVALUATION)] = 1
     return BaselineEstimate(
         kind=baseline.kind,
         units=units,
         unit_costs={
-            UnitKind.BASELINE_TRIAL: images * passes + generated * spec.sampler.nfe,
-            UnitKind.BASELINE_EVALUATION: confirmed * spec.sampler.nfe,
+            UnitKind.BASELINE_TRIAL: images * passes + evaluations * spec.evaluation.network_evaluations(spec.sampler),
+            UnitKind.BASELINE_EVALUATION: confirm.network_evaluations(spec.sampler) if confirm else 0,
         },
         trained_images=images,
-        generated_images=generated + confirmed,
+        generated_images=evaluations * spec.evaluation.generated_images()
+        + (confirm.generated_images() if confirm else 0),
         checkpoints=evaluations,
     )
 

@@ -9,9 +9,10 @@ probe of a trial whose beta is 'auto' takes such steps too, and evaluates nothin
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddo_engine.spec import JobSpec, OfflineReferenceSet, RoundSettings
+from ddo_engine.spec import EvaluationSettings, JobSpec, OfflineReferenceSet, RoundSettings
 from service.api.jobs.baseline_estimate import BaselineEstimate, estimate_baselines
 from service.api.jobs.step_costs import PASSES_OF_A_DDO_STEP, num_evaluations
+from service.selection import confirm_protocol, judging_protocols
 from service.stopping import noise_protocols
 
 # weights, EMA weights and Adam's two moments; every average for reconstruction comes on top
@@ -34,17 +35,17 @@ class UnitCost:
 
 def unit_cost(spec: JobSpec, round_index: int) -> UnitCost:
     """Return what each kind of unit costs in a round; the baseline's is that of round 0, whatever the round."""
-    nfe, settings = spec.sampler.nfe, spec.settings_of(round_index)
+    settings = spec.settings_of(round_index)
     training, cells = settings.training, settings.grid.cells
-    confirm_samples = spec.confirm.num_samples if spec.confirm else 0
     images_of_a_trial = training.num_steps * training.batch_size + _probed_images(settings) / len(cells)
     stored, nfe_of_a_fake = _stored(spec), spec.sampler.for_reference_set().nfe
     passes_of_a_step = PASSES_OF_A_DDO_STEP + (nfe_of_a_fake if stored is None else 0)
     return UnitCost(
-        baseline=_baseline_samples(spec) * nfe,
+        baseline=sum(protocol.network_evaluations(spec.sampler) for protocol in _protocols_of_the_base(spec)),
         reference=0 if stored is None else stored.num_samples * nfe_of_a_fake / stored.shards,
-        trial=images_of_a_trial * passes_of_a_step + num_evaluations(training) * spec.evaluation.num_samples * nfe,
-        confirm=confirm_samples * nfe,
+        trial=images_of_a_trial * passes_of_a_step
+        + num_evaluations(training) * spec.evaluation.network_evaluations(spec.sampler),
+        confirm=confirm_protocol(spec).network_evaluations(spec.sampler) if spec.confirm else 0,
     )
 
 
@@ -58,10 +59,8 @@ def _stored(spec: JobSpec) -> OfflineReferenceSet | None:
     return spec.reference_set if isinstance(spec.reference_set, OfflineReferenceSet) else None
 
 
-def _baseline_samples(spec: JobSpec) -> int:
-    confirmed = spec.confirm.num_samples if spec.confirm else 0
-    noise = sum(protocol.num_samples for protocol in noise_protocols(spec))
-    return spec.evaluation.num_samples + confirmed + noise
+def _protocols_of_the_base(spec: JobSpec) -> list[EvaluationSettings]:
+    return [*judging_protocols(spec), *noise_protocols(spec)]
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,8 @@ def estimate(spec: JobSpec, *, checkpoint_bytes: int) -> Estimate:
         units=units,
         trials=units["trial"],
         trained_images=sum(phase.trained_images for phase in phases),
-        generated_images=_baseline_samples(spec) + sum(part.generated_images for part in parts),
+        generated_images=sum(protocol.generated_images() for protocol in _protocols_of_the_base(spec))
+        + sum(part.generated_images for part in parts),
         network_evaluations=evaluations,
         checkpoints=checkpoints,
         checkpoint_bytes=checkpoints * checkpoint_bytes,
@@ -167,9 +167,9 @@ def _phase(spec: JobSpec, first: int, last: int) -> PhaseEstimate:
         units=units,
         trials=trials,
         trained_images=trained,
-        generated_images=trials * evaluations * spec.evaluation.num_samples
+        generated_images=trials * evaluations * spec.evaluation.generated_images()
         + fakes
-        + units["confirm"] * (spec.confirm.num_samples if spec.confirm else 0),
+        + (units["confirm"] * confirm_protocol(spec).generated_images() if spec.confirm else 0),
         network_evaluations=round(sum(count * cost.of(kind) for kind, count in units.items())),
         checkpoints=trials * evaluations,
         snapshots=trials * evaluations * averages,

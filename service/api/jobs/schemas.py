@@ -80,6 +80,7 @@ class JobLinks(BaseModel):
     """Where more about a job is read."""
 
     rounds: str = Field(examples=["/jobs/job_0198f3a1b2c3d4e5f60718293a/rounds"])
+    guidance_curve: str
     baselines: str
     checkpoints: str
     best: str

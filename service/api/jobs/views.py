@@ -47,7 +47,7 @@ def fresh(job: Job) -> JobDetail:
 
 
 def _detail(job: Job, shared: Mapping[str, Any], progress: Progress) -> JobDetail:
-    links = JobLinks(**{name: f"/jobs/{job.id}/{name}" for name in JobLinks.model_fields})
+    links = JobLinks(**{name: f"/jobs/{job.id}/{name.replace('_', '-')}" for name in JobLinks.model_fields})
     return JobDetail.model_validate({**shared, "spec": job.spec, "progress": progress, "links": links})
 
 

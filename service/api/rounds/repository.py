@@ -21,6 +21,7 @@ class Chain:
         best: A trial's best evaluation by the search protocol, by unit.
         ranked: A checkpoint's evaluation by the ranking protocol, by checkpoint.
         winners: The rounds' winning checkpoints by id.
+        evaluations: All that was measured of the winners and of the trials' best checkpoints, by checkpoint.
     """
 
     rounds: Sequence[Round]
@@ -28,6 +29,7 @@ class Chain:
     best: dict[str, Evaluation]
     ranked: dict[str, Evaluation]
     winners: dict[str, Checkpoint]
+    evaluations: dict[str, list[Evaluation]]
 
 
 def load_chain(session: Session, job_id: str, round_index: int | None = None) -> Chain:
@@ -51,23 +53,36 @@ def load_chain(session: Session, job_id: str, round_index: int | None = None) ->
         .order_by(Trial.trial_index)
     ):
         trials[trial.round_id].append((trial, unit))
-    best = best_of_trials(round_ids)
+    best_rows = best_of_trials(round_ids)
+    best = session.scalars(select(Evaluation).join(best_rows, best_rows.c.evaluation_id == Evaluation.id)).all()
     ranked = ranked_checkpoints([job_id])
     winner_ids = [round_.winner_checkpoint_id for round_ in rounds if round_.winner_checkpoint_id]
     return Chain(
         rounds=rounds,
         trials=trials,
-        best={
-            row.unit_id: row
-            for row in session.scalars(select(Evaluation).join(best, best.c.evaluation_id == Evaluation.id))
-        },
+        best={row.unit_id: row for row in best},
         ranked={
             row.checkpoint_id: row
             for row in session.scalars(select(Evaluation).join(ranked, ranked.c.evaluation_id == Evaluation.id))
             if row.checkpoint_id is not None
         },
         winners={row.id: row for row in session.scalars(select(Checkpoint).where(Checkpoint.id.in_(winner_ids)))},
+        evaluations=_evaluations_of(session, [*winner_ids, *(row.checkpoint_id for row in best if row.checkpoint_id)]),
     )
+
+
+def _evaluations_of(session: Session, checkpoint_ids: Sequence[str]) -> dict[str, list[Evaluation]]:
+    """Return what was measured of checkpoints, in order; not what baselines have made of the base."""
+    query = (
+        select(Evaluation)
+        .join(WorkUnit, WorkUnit.id == Evaluation.unit_id)
+        .where(Evaluation.checkpoint_id.in_(checkpoint_ids), WorkUnit.baseline_index.is_(None))
+        .order_by(Evaluation.created_at, Evaluation.id)
+    )
+    found: dict[str, list[Evaluation]] = {}
+    for row in session.scalars(query):
+        found.setdefault(str(row.checkpoint_id), []).append(row)
+    return found
 
 
 def find_trial(session: Session, job_id: str, round_index: int, trial_index: int) -> Trial:

@@ -20,7 +20,15 @@ class Measured(BaseModel):
     recall: float | None
     inception_score: float | None
     num_samples: int | None = Field(description="Images behind the numbers.")
+    guidance_scale: float = Field(description="What they were sampled at: sampler.guidance_scale, or one of the curve.")
     fingerprint: str = Field(description="Hash of the protocol; numbers with different ones must not be compared.")
+
+
+class GuidanceCurve(BaseModel):
+    """One checkpoint at all guidance scales of the job, on the same latents and labels."""
+
+    points: list[Measured] = Field(description="In order of the scale; each has a fingerprint of its own.")
+    best: Measured | None = Field(description="The point with the lowest FID; null before any was measured.")
 
 
 class TrialError(BaseModel):
@@ -56,6 +64,10 @@ class Trial(BaseModel):
     confirmed: Measured | None = Field(
         description="The same checkpoint under the confirm protocol, if it was a finalist."
     )
+    curve: GuidanceCurve | None = Field(
+        description="The same checkpoint at every guidance scale, by the confirm protocol if it was a finalist; null "
+        "where the job measures at one."
+    )
     progress: dict[str, Any] | None = Field(description="What the unit last said: phase, done, total, unit.")
     error: TrialError | None
 
@@ -69,6 +81,9 @@ class Winner(BaseModel):
     beta: float | None
     kimg: float
     measured: Measured | None = Field(description="By the protocol that the job ranks with.")
+    curve: GuidanceCurve | None = Field(
+        description="By the same protocol, at every guidance scale; null where the job measures at one."
+    )
 
 
 class RoundSettings(BaseModel):

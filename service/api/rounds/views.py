@@ -1,10 +1,13 @@
 """From rows to what clients see of rounds."""
 
-from ddo_engine.spec import JobSpec
+from collections.abc import Iterable
+
+from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.api.measured import measured
 from service.api.rounds import schemas
 from service.api.rounds.repository import Chain
 from service.models import Evaluation, Round, Trial, WorkUnit
+from service.selection import deciding_protocol
 from service.statuses import RoundStatus, UnitStatus
 
 
@@ -14,7 +17,7 @@ def rounds(chain: Chain, spec: JobSpec) -> list[schemas.Round]:
 
 
 def _round(chain: Chain, row: Round, spec: JobSpec) -> schemas.Round:
-    winner = _winner(chain, row)
+    winner = _winner(chain, row, spec)
     reference = chain.ranked.get(row.reference_checkpoint_id or "")
     return schemas.Round(
         round_index=row.round_index,
@@ -24,7 +27,7 @@ def _round(chain: Chain, row: Round, spec: JobSpec) -> schemas.Round:
         best_fid=winner.measured.fid if winner is not None and winner.measured is not None else None,
         winner=winner,
         settings=_settings(spec, row.round_index),
-        trials=[_trial(chain, trial, unit) for trial, unit in chain.trials[row.id]],
+        trials=[_trial(chain, trial, unit, spec) for trial, unit in chain.trials[row.id]],
         created_at=row.created_at,
         finished_at=row.finished_at,
     )
@@ -37,7 +40,7 @@ def _settings(spec: JobSpec, round_index: int) -> schemas.RoundSettings | None:
     return schemas.RoundSettings(training=told.training, grid=told.grid)
 
 
-def _winner(chain: Chain, row: Round) -> schemas.Winner | None:
+def _winner(chain: Chain, row: Round, spec: JobSpec) -> schemas.Winner | None:
     if row.winner_checkpoint_id is None:
         return None
     checkpoint = chain.winners[row.winner_checkpoint_id]
@@ -49,10 +52,36 @@ def _winner(chain: Chain, row: Round) -> schemas.Winner | None:
         beta=None if trial is None else trial.trained_beta,
         kimg=checkpoint.kimg,
         measured=_measured(chain.ranked.get(checkpoint.id), kimg=checkpoint.kimg),
+        curve=_curve(chain, checkpoint.id, spec, deciding_protocol(spec), kimg=checkpoint.kimg),
     )
 
 
-def _trial(chain: Chain, trial: Trial, unit: WorkUnit) -> schemas.Trial:
+def _curve(
+    chain: Chain, checkpoint_id: str | None, spec: JobSpec, protocol: EvaluationSettings, *, kimg: float
+) -> schemas.GuidanceCurve | None:
+    if checkpoint_id is None or not spec.evaluation.guidance_scales:
+        return None
+    return guidance_curve(chain.evaluations.get(checkpoint_id, ()), protocol, kimg=kimg)
+
+
+def guidance_curve(rows: Iterable[Evaluation], protocol: EvaluationSettings, *, kimg: float) -> schemas.GuidanceCurve:
+    """Return what was measured of a checkpoint under a protocol, over the guidance scale.
+
+    Args:
+        rows: Evaluations of the checkpoint, in order.
+        protocol: Which of them count: those on its samples.
+        kimg: Of the checkpoint.
+    """
+    by_scale: dict[float, schemas.Measured] = {}
+    for row in rows:
+        if (row.protocol.get("num_samples"), row.protocol.get("seed")) == (protocol.num_samples, protocol.seed):
+            shown = measured(row, kimg=kimg)
+            by_scale.setdefault(shown.guidance_scale, shown)
+    points = [by_scale[scale] for scale in sorted(by_scale)]
+    return schemas.GuidanceCurve(points=points, best=min(points, key=lambda point: point.fid, default=None))
+
+
+def _trial(chain: Chain, trial: Trial, unit: WorkUnit, spec: JobSpec) -> schemas.Trial:
     best = chain.best.get(unit.id)
     ranked = chain.ranked.get(best.checkpoint_id or "") if best is not None else None
     is_confirmed = ranked is not None and ranked.unit_id != unit.id
@@ -69,6 +98,15 @@ def _trial(chain: Chain, trial: Trial, unit: WorkUnit) -> schemas.Trial:
         best_kimg=None if best is None else best.kimg,
         best=_measured(best),
         confirmed=_measured(ranked, kimg=best.kimg) if best is not None and is_confirmed else None,
+        curve=None
+        if best is None
+        else _curve(
+            chain,
+            best.checkpoint_id,
+            spec,
+            deciding_protocol(spec) if is_confirmed else spec.evaluation,
+            kimg=best.kimg,
+        ),
         progress=unit.progress,
         error=schemas.TrialError(code=unit.error.get("code"), message=unit.error.get("message"))
         if unit.error

@@ -111,7 +111,7 @@ def test_evaluations_under_another_fingerprint_are_never_ranked(client, job, ses
                 checkpoint_id=checkpoint.id,
                 kimg=checkpoint.kimg,
                 fingerprint=sha256("another metrics version"),
-                protocol={"num_samples": 80, "seed": 1_000_000},
+                protocol={"num_samples": 80, "seed": 1_000_000, "sampler": {"guidance_scale": 1.0}},
                 metrics={"fid": 0.001},
             )
         )

@@ -67,7 +67,7 @@ def main():
             wrote("reference_set", path)
         else:
             for settings in spec["evaluations"]:
-                evaluate(Path(spec["checkpoint"]["path"]), settings, 0.0)
+                evaluate(Path(spec["checkpoint"]["path"]), settings, spec["sampler"], 0.0)
     say(type="finished")
 
 
@@ -119,7 +119,7 @@ def train(spec, first, workdir, todo):
             path = workdir / f"checkpoint-{step}.safetensors"
             path.write_text(f"{spec['seed']} {spec['objective'].get('alpha')} {step}")
             wrote("checkpoint", path, float(step), provenance={"kimg": float(step)})
-            evaluate(path, spec["evaluation"], float(step))
+            evaluate(path, spec["evaluation"], spec["sampler"], float(step))
         save_state(workdir, step)
 
 
@@ -131,8 +131,9 @@ def save_state(workdir, step):
     wrote("state", path, float(step))
 
 
-def evaluate(path, settings, kimg):
-    protocol = {"num_samples": settings["num_samples"], "seed": settings["seed"]}
+def evaluate(path, settings, sampler, kimg):
+    scale = {"guidance_scale": sampler["guidance_scale"]}
+    protocol = {"num_samples": settings["num_samples"], "seed": settings["seed"], "sampler": scale}
     fingerprint = hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()
     digest = hashlib.sha256(path.read_bytes()).digest()
     # the base is the file that says so; everything trained is better than it

@@ -1,5 +1,6 @@
 """A job in memory: carries out the planner's actions as the database would, and lets units end in any way."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from ddo_engine.spec import EvaluateSpec, EvaluationSettings, FileRef, JobSpec, TrainSpec
@@ -49,6 +50,7 @@ class JobModel:
         self.specs: dict[str, object] = {}
         self.ends: list[MoveJob] = []
         self.completed: list[MoveRound] = []
+        self.at_scale: Callable[[float, float], float] = lambda fid, scale: fid
         self.settle()
 
     def settle(self) -> None:
@@ -92,13 +94,17 @@ class JobModel:
             ranking = 1 if unit.kind is UnitKind.CONFIRM or self.view.spec.confirm is None else 2
             for index, settings in enumerate(spec.evaluations):
                 fid = fids[0] if index < ranking else fids[(index - ranking + 1) % len(fids)]
-                self._add_evaluation(unit, name, 0.0, settings, fid, spec)
+                self._add_curve(unit, name, 0.0, settings, fid, spec)
         self._move_unit(unit.id, UnitStatus.SUCCEEDED, artifact=artifact)
         self.settle()
 
     def fail(self, unit: UnitView, code: str, fids: list[float]) -> None:
-        if isinstance(self.specs[unit.id], TrainSpec):
+        spec = self.specs[unit.id]
+        if isinstance(spec, TrainSpec):
             self.evaluate_trial(unit, fids)
+            if fids and spec.evaluation is not None and spec.evaluation.guidance_scales:
+                # it failed before the last scale of its last evaluation
+                self.view = replace(self.view, evaluations=self.view.evaluations[:-1])
         self._move_unit(unit.id, UnitStatus.FAILED, error={"code": code, "message": "it failed"})
         self.settle()
 
@@ -119,7 +125,22 @@ class JobModel:
             name = f"{unit.id}-{index}"
             checkpoint = CheckpointView(name, unit.id, file(name))
             self.view = replace(self.view, checkpoints=(*self.view.checkpoints, checkpoint))
-            self._add_evaluation(unit, name, float(index), spec.evaluation, fid)
+            self._add_curve(unit, name, float(index), spec.evaluation, fid)
+
+    def _add_curve(
+        self,
+        unit: UnitView,
+        checkpoint_id: str,
+        kimg: float,
+        protocol: EvaluationSettings,
+        fid: float,
+        measured_by: EvaluateSpec | None = None,
+    ) -> None:
+        """At the sampler's scale ``fid``, at others what :attr:`at_scale` makes of it."""
+        sampler = self.view.spec.sampler if measured_by is None else measured_by.sampler
+        for scale in protocol.scales(sampler):
+            found = fid if scale == sampler.guidance_scale else self.at_scale(fid, scale)
+            self._add_evaluation(unit, checkpoint_id, kimg, protocol, found, measured_by, scale)
 
     def _add_evaluation(
         self,
@@ -129,10 +150,12 @@ class JobModel:
         protocol: EvaluationSettings,
         fid: float,
         measured_by: EvaluateSpec | None = None,
+        scale: float | None = None,
     ) -> None:
         spec = self.view.spec
+        scale = spec.sampler.guidance_scale if scale is None else scale
         fingerprint = other_seed(protocol.seed)
-        if protocol == spec.evaluation:
+        if protocol.at_one_scale() == spec.evaluation.at_one_scale():
             fingerprint = SEARCH
         elif spec.confirm is not None and (protocol.num_samples, protocol.seed) == (
             spec.confirm.num_samples,
@@ -141,7 +164,9 @@ class JobModel:
             fingerprint = CONFIRM
         if measured_by is not None and measured_by.sampler != spec.sampler:
             fingerprint = fingerprint[1:] + "a"  # another sampler, another protocol
-        row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid, protocol.num_samples, protocol.seed)
+        if scale != spec.sampler.guidance_scale:
+            fingerprint = fingerprint[:-8] + f"{round(scale * 1000):08x}"
+        row = EvaluationView(unit.id, checkpoint_id, kimg, fingerprint, fid, protocol.num_samples, protocol.seed, scale)
         self.view = replace(self.view, evaluations=(*self.view.evaluations, row))
 
     def _apply(self, action: object) -> None:

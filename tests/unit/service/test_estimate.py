@@ -155,3 +155,21 @@ def test_estimate_counts_the_evaluations_that_measure_the_noise() -> None:
     plain, measured = (estimate(job_spec(stop=stop), checkpoint_bytes=0) for stop in ({}, {"noise_seeds": 4}))
     assert measured.network_evaluations - plain.network_evaluations == 4 * 50 * 35
     assert measured.generated_images - plain.generated_images == 4 * 50
+
+
+def test_estimate_counts_every_guidance_scale_with_its_own_cost() -> None:
+    def of(scales: list[float]) -> tuple[int, int]:
+        spec = job_spec(
+            rounds=1,
+            evaluation={"num_samples": 50, "guidance_scales": scales},
+            confirm={"num_samples": 80},
+            stop={"noise_seeds": 2},
+            baselines=[{"kind": "mle"}, {"kind": "guidance", "scales": [3.0]}],
+        )
+        size = estimate(spec, checkpoint_bytes=0)
+        return size.generated_images, size.network_evaluations
+
+    (images, passes), (more_images, more_passes) = of([]), of([2.0])
+    # the base; two trials with two evaluations each, and a finalist; the baseline that trains, which is twice as long
+    extra = (50 + 80) + 2 * 2 * 50 + 80 + 4 * 50 + 80
+    assert (more_images - images, more_passes - passes) == (extra, extra * 2 * 35)

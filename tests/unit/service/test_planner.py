@@ -188,3 +188,65 @@ def test_plan_cancel_waits_for_running_units_only():
     job.stop(job.unit("baseline-0-0"))
     assert (job.view.status, job.ends[0].reason) == (JobStatus.CANCELLED, TerminationReason.CANCELLED_BY_USER)
     assert {unit.kind for unit in job.view.units} == {UnitKind.VALIDATE, UnitKind.BASELINE, UnitKind.REFERENCE}
+
+
+CURVE = {"num_samples": 50, "guidance_scales": [2.0]}
+
+
+def _with_curves(rank_by: str, at_two: dict[float, float]) -> JobModel:
+    """A job of one round whose trials are next, which gives each FID the one of the table at a scale of 2."""
+    job = JobModel(job_spec(rounds=1, evaluation={**CURVE, "rank_by": rank_by}))
+    job.at_scale = lambda fid, scale: at_two[fid]
+    _to_trials(job)
+    return job
+
+
+@pytest.mark.parametrize(("rank_by", "best"), [("sampler_scale", "trial-1-0-0"), ("best_scale", "trial-1-1-0")])
+def test_plan_ranks_by_the_samplers_scale_or_by_the_best(rank_by: str, best: str):
+    job = _with_curves(rank_by, {10.0: 9.0, 5.0: 8.0, 6.0: 4.0})
+    _run(job, "trial-1-0", [5.0])
+    _run(job, "trial-1-1", [6.0])
+
+    assert job.ends[0].best_checkpoint_id == best
+
+
+def test_plan_best_scale_of_the_base_is_what_a_round_must_beat():
+    job = _with_curves("best_scale", {10.0: 3.0, 5.0: 8.0, 6.0: 4.0})
+    _run(job, "trial-1-0", [5.0])
+    _run(job, "trial-1-1", [6.0])
+
+    assert job.ends[0].reason is TerminationReason.NO_IMPROVEMENT
+    assert job.ends[0].message == "The last round did not bring the FID below 3."
+
+
+@pytest.mark.parametrize(("rank_by", "best"), [("sampler_scale", "trial-1-1-0"), ("best_scale", "trial-1-0-0")])
+def test_plan_checkpoint_without_its_whole_curve_is_ranked_at_the_samplers_scale_only(rank_by: str, best: str):
+    """The second trial diverges before it has measured at 2."""
+    job = _with_curves(rank_by, {10.0: 9.0, 5.0: 8.0, 3.0: 2.0})
+    _run(job, "trial-1-0", [5.0])
+    job.claim(job.unit("trial-1-1"))
+    job.fail(job.unit("trial-1-1"), "diverged", [3.0])
+
+    assert job.ends[0].best_checkpoint_id == best
+
+
+def test_plan_measures_curves_everywhere_but_the_noise_only_where_it_ranks():
+    def scales(rank_by: str) -> list[tuple[float, ...]]:
+        spec = job_spec(evaluation={**CURVE, "rank_by": rank_by}, confirm={"num_samples": 500}, stop={"noise_seeds": 2})
+        job = JobModel(spec)
+        _to_trials(job)
+        assert job.specs["trial-1-0"].evaluation == spec.evaluation
+        return [each.guidance_scales for each in job.specs["baseline-0-0"].evaluations]
+
+    assert scales("sampler_scale") == [(2.0,), (2.0,), (), ()]
+    assert scales("best_scale") == [(2.0,)] * 4
+
+
+def test_plan_baselines_of_another_sampler_have_one_scale_and_trained_ones_the_curve():
+    baselines = [{"kind": "mle"}, {"kind": "guidance", "scales": [3.0]}]
+    job = JobModel(job_spec(evaluation=CURVE, baselines=baselines))
+    _to_trials(job)
+
+    assert job.specs["baseline_trial-b0-0"].evaluation.guidance_scales == (2.0,)
+    (evaluation,) = job.specs["baseline_evaluation-b1-0"].evaluations
+    assert (evaluation.num_samples, evaluation.guidance_scales) == (50, ())

@@ -6,13 +6,14 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ddo_engine.spec import TrainSpec
+from ddo_engine.spec import EvaluationSettings, TrainSpec
 from service.failures import reason_for
 from service.job_view import UnitView
 from service.planner import plan
+from service.selection import deciding_protocol
 from service.statuses import JOB_ENDED, JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 from tests.job_rows import job_spec
-from tests.unit.service.planner_model import CONFIRM, SEARCH, JobModel
+from tests.unit.service.planner_model import JobModel
 
 # few values, so that ties are common
 FID = st.sampled_from([1.0, 2.0, 3.0, 5.0, 5.5])
@@ -50,6 +51,7 @@ class PlannerStates(RuleBasedStateMachine):
         stop=STOP,
         changes_from=st.integers(2, 4),
         wanted=st.sets(st.integers(0, 4)),
+        rank_by=st.sampled_from([None, "sampler_scale", "best_scale"]),
     )
     def submit(
         self,
@@ -60,6 +62,7 @@ class PlannerStates(RuleBasedStateMachine):
         stop: dict[str, object],
         changes_from: int,
         wanted: set[int],
+        rank_by: str | None,
     ) -> None:
         confirm = {"num_samples": 500, "finalists": finalists} if finalists else None
         grid = {"alpha": [float(index) for index in range(alphas)], "beta": [0.5]}
@@ -78,9 +81,13 @@ class PlannerStates(RuleBasedStateMachine):
                 sampler=sampler,
                 stop=stop,
                 round_overrides=[later],
+                evaluation={"num_samples": 50}
+                | ({"guidance_scales": [3.5, 4.5], "rank_by": rank_by} if rank_by else {}),
                 baselines=[known[index] for index in sorted(wanted) if index < len(known)],
             )
         )
+        # what is good at one scale is bad at the others: whoever looks at the wrong ones decides otherwise
+        self.job.at_scale = lambda fid, scale: scale + 2 - fid
 
     def _one_of(self, data: st.DataObject, status: UnitStatus):
         return data.draw(st.sampled_from(self.job.with_status(status)))
@@ -157,9 +164,23 @@ class PlannerStates(RuleBasedStateMachine):
             better = fids[before.winner_id] < fids[before.reference_id]
             assert after.reference_id == (before.winner_id if better else before.reference_id)
 
+    def _ranking_fids(self, protocol: EvaluationSettings) -> dict[tuple[str, str], float]:
+        """By unit and checkpoint: at the sampler's scale, or the lowest of a whole curve."""
+        view, found = self.job.view, {}
+        scales = {view.spec.sampler.guidance_scale}
+        if protocol.rank_by == "best_scale":
+            scales |= set(protocol.guidance_scales)
+        of_rounds = {unit.id for unit in view.units if unit.baseline_index is None}
+        for row in view.evaluations:
+            if row.unit_id in of_rounds and (row.num_samples, row.seed) == (protocol.num_samples, protocol.seed):
+                found.setdefault((row.unit_id, row.checkpoint_id), {})[row.guidance_scale] = row.fid
+        return {
+            place: min(curve[scale] for scale in scales) for place, curve in found.items() if scales <= curve.keys()
+        }
+
     def _deciding_fids(self) -> dict[str, float]:
-        fingerprint = SEARCH if self.job.view.spec.confirm is None else CONFIRM
-        return {row.checkpoint_id: row.fid for row in self.job.view.evaluations if row.fingerprint == fingerprint}
+        found = self._ranking_fids(deciding_protocol(self.job.view.spec))
+        return {checkpoint_id: fid for (_, checkpoint_id), fid in found.items()}
 
     @invariant()
     def trials_have_the_settings_of_their_round(self) -> None:
@@ -190,13 +211,13 @@ class PlannerStates(RuleBasedStateMachine):
     @invariant()
     def winner_has_the_lowest_deciding_fid(self) -> None:
         view = self.job.view
-        kind, fingerprint = (UnitKind.TRIAL, SEARCH) if view.spec.confirm is None else (UnitKind.CONFIRM, CONFIRM)
+        kind = UnitKind.TRIAL if view.spec.confirm is None else UnitKind.CONFIRM
+        found = self._ranking_fids(deciding_protocol(view.spec))
         for item in view.rounds[1:]:
             if item.status is RoundStatus.COMPLETED:
                 units = {unit.id for unit in view.units_of(kind, item.index)}
-                rows = [row for row in view.evaluations if row.unit_id in units and row.fingerprint == fingerprint]
-                winner = [row.fid for row in rows if row.checkpoint_id == item.winner_id]
-                assert winner == [min(row.fid for row in rows)]
+                fids = {checkpoint: fid for (unit, checkpoint), fid in found.items() if unit in units}
+                assert fids[item.winner_id] == min(fids.values())
 
     @invariant()
     def finalists_are_the_best_checkpoints_of_the_best_trials(self) -> None:
@@ -207,10 +228,11 @@ class PlannerStates(RuleBasedStateMachine):
                 continue
             by_trial: dict[str, float] = {}
             trials = {unit.id for unit in view.units_of(UnitKind.TRIAL, item.index)}
-            rows = [row for row in view.evaluations if row.unit_id in trials]
-            for row in rows:
-                by_trial[row.unit_id] = min(row.fid, by_trial.get(row.unit_id, row.fid))
-            fids = {f"object:{row.checkpoint_id}": row.fid for row in rows}
+            found = self._ranking_fids(view.spec.evaluation)
+            fids = {f"object:{checkpoint}": fid for (unit, checkpoint), fid in found.items() if unit in trials}
+            for (unit, _), fid in found.items():
+                if unit in trials:
+                    by_trial[unit] = min(fid, by_trial.get(unit, fid))
             chosen = [fids[self.job.specs[unit.id].checkpoint.uri] for unit in confirms]
             assert chosen == sorted(by_trial.values())[: view.spec.confirm.finalists]
 
@@ -244,8 +266,8 @@ class PlannerStates(RuleBasedStateMachine):
         if stop.noise_seeds is not None:
             protocol = view.spec.confirm or view.spec.evaluation
             seeds = [protocol.seed + index * protocol.num_samples for index in range(stop.noise_seeds + 1)]
-            base = [row for row in view.evaluations if row.unit_id == "baseline-0-0" and row.seed in seeds]
-            noise = stdev(row.fid for row in base if row.num_samples == protocol.num_samples)
+            wanted = [deciding_protocol(view.spec).model_copy(update={"seed": seed}) for seed in seeds]
+            noise = stdev(self._ranking_fids(each)["baseline-0-0", "base"] for each in wanted)
         threshold = max(stop.min_improvement, 2 * noise)
         gains = [0]
         for index, fid in enumerate(path):
