@@ -13,9 +13,12 @@ from rich.text import Text
 from ddo_client import output
 from ddo_client.baseline_table import baselines_table
 from ddo_client.client import Client
+from ddo_client.curve_figure import draw
+from ddo_client.curve_table import curves_table
 from ddo_client.errors import DdoError
 from ddo_client.job_file import read_job
 from ddo_client.models import Job
+from ddo_client.rounds_table import rounds_table
 from ddo_client.watch import watch
 
 app = typer.Typer(
@@ -157,7 +160,7 @@ def show(
 def rounds(job_id: JobId) -> None:
     """Show a job's rounds: every trial with its best FID. Its baselines stand below."""
     with _client() as client:
-        _console.print(output.rounds_table(client.rounds(job_id)))
+        _console.print(rounds_table(client.rounds(job_id)))
         if client.job(job_id).spec.get("baselines"):
             _console.print()
             _console.print(baselines_table(client.baselines(job_id)))
@@ -168,6 +171,19 @@ def baselines(job_id: JobId) -> None:
     """Show what a job compares DDO with."""
     with _client() as client:
         _console.print(baselines_table(client.baselines(job_id)))
+
+
+@app.command()
+def curve(
+    job_id: JobId,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw it too; needs matplotlib.")] = None,
+) -> None:
+    """Show the metrics over the guidance scale: of the base and of every round's winner."""
+    with _client() as client:
+        found = client.guidance_curve(job_id)
+        if png is not None:
+            draw(found, png)
+        _console.print(curves_table(found))
 
 
 @app.command()

@@ -27,6 +27,7 @@ from ddo_client.models import (
     Baseline,
     Checkpoint,
     Event,
+    GuidanceCurves,
     Job,
     JobSummary,
     Measured,
@@ -169,6 +170,10 @@ class Client:
     def baselines(self, job_id: str) -> tuple[Baseline, ...]:
         """Return what a job's baselines have found, in order of the job's."""
         return self._list(Baseline, f"/jobs/{_segment(job_id)}/baselines")
+
+    def guidance_curve(self, job_id: str) -> GuidanceCurves:
+        """Return the metrics over the guidance scale, of a job's base and of every round's winner."""
+        return decode(GuidanceCurves, self._json("GET", f"/jobs/{_segment(job_id)}/guidance-curve"))
 
     def metrics(self, job_id: str, round_index: int, trial_index: int) -> TrialMetrics:
         """Return all curves of a trial."""

@@ -5,7 +5,8 @@ DdoError
 ├── ApiError           the service answered with an error (problem+json)
 ├── Unreachable        the service did not answer, however often it was asked
 ├── UnexpectedAnswer   the service's answer is not one that this client knows
-└── DownloadFailed     the bytes that arrived are not those of the checkpoint
+├── DownloadFailed     the bytes that arrived are not those of the checkpoint
+└── MissingLibrary     what was asked for needs a library that is not installed
 """
 
 from collections.abc import Sequence
@@ -30,6 +31,10 @@ class UnexpectedAnswer(DdoError):
 
 class DownloadFailed(DdoError):
     """A download that cannot be used."""
+
+
+class MissingLibrary(DdoError):
+    """A library of an extra is not installed."""
 
 
 @dataclass(frozen=True)

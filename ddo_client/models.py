@@ -151,6 +151,39 @@ class Measured:
     num_samples: int | None
     fingerprint: str
     inception_score: float | None = None
+    guidance_scale: float | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class GuidanceCurve:
+    """One checkpoint at all guidance scales of its job, in order; ``best`` has the lowest FID."""
+
+    points: tuple[Measured, ...]
+    best: Measured | None
+
+
+@dataclass(frozen=True)
+class CheckpointCurve(GuidanceCurve):
+    """The curve of the base (round 0), or of a round's winner."""
+
+    round_index: int
+    checkpoint_id: str
+    trial_index: int | None
+    alpha: float | None
+    beta: float | None
+    kimg: float
+
+
+@dataclass(frozen=True)
+class GuidanceCurves:
+    """The curves of the base and of every winner; ``scale_is`` says what their scale means."""
+
+    scale_is: str
+    unguided_scale: float
+    sampler_scale: float
+    rank_by: str
+    num_samples: int
+    curves: tuple[CheckpointCurve, ...]
 
 
 @dataclass(frozen=True)
@@ -189,6 +222,7 @@ class Trial:
     error: TrialError | None
     found_beta: float | None = None
     warnings: tuple[TrialWarning, ...] = ()
+    curve: GuidanceCurve | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +235,7 @@ class Winner:
     beta: float | None
     kimg: float
     measured: Measured | None
+    curve: GuidanceCurve | None = None
 
 
 @dataclass(frozen=True)

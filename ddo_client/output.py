@@ -1,6 +1,6 @@
 """What people see: tables and sentences. Text from the service is never read as markup."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +8,7 @@ from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ddo_client.models import Event, Job, JobSummary, Measured, Plan, Round, RunningUnit, Snapshot, Trial
+from ddo_client.models import Event, Job, JobSummary, Plan, RunningUnit, Snapshot
 
 _COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 _MISSING = "–"
@@ -88,44 +88,6 @@ def job_error(job: JobSummary) -> Text:
     return Text(f"{where}{job.error.message} ({job.error.code})", style="red")
 
 
-def rounds_table(rounds: Sequence[Round]) -> Table:
-    """Return a line for each trial, winners marked.
-
-    FIDs of the search and of the confirmation, which have different protocols, stand in different columns.
-    """
-    is_confirmed = any(trial.confirmed for round_ in rounds for trial in round_.trials)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    fids = ("FID", "confirmed") if is_confirmed else ("FID",)
-    for name in ("round", "status", "trial", "alpha", "beta", *fids, "precision", "recall", "at kimg", ""):
-        table.add_column(name, justify="left" if name in ("status", "") else "right", no_wrap=True)
-    for round_ in rounds:
-        if round_.round_index == 0:
-            base = round_.winner.measured if round_.winner else None
-            search = None if is_confirmed else base
-            cells = _numbers(search, base, is_confirmed)
-            table.add_row("0", status(round_.status), "base", "", "", *cells)
-        for position, trial in enumerate(round_.trials):
-            index = str(round_.round_index) if position == 0 else ""
-            table.add_row(index, *_trial_cells(round_, trial, is_confirmed))
-    return table
-
-
-def _numbers(search: Measured | None, confirmed: Measured | None, is_confirmed: bool) -> list[str]:
-    shown = confirmed or search
-    fids = [search, confirmed] if is_confirmed else [search]
-    told = [number(each.fid if each else None) for each in fids]
-    return [*told, number(shown.precision if shown else None), number(shown.recall if shown else None)]
-
-
-def _trial_cells(round_: Round, trial: Trial, is_confirmed: bool) -> list[RenderableType]:
-    is_winner = round_.winner is not None and round_.winner.trial_index == trial.trial_index
-    warned = ", ".join(warning.code for warning in trial.warnings)
-    note = "★ winner" if is_winner else trial.error.message or "" if trial.error else warned
-    told = [str(trial.trial_index), number(trial.alpha), _beta(trial)]
-    told += [*_numbers(trial.best, trial.confirmed, is_confirmed), number(trial.best_kimg)]
-    return [status(trial.status), *told, Text(note)]
-
-
 def snapshots_table(snapshots: Iterable[Snapshot]) -> Table:
     """Return a line for each average of a trial."""
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -136,13 +98,8 @@ def snapshots_table(snapshots: Iterable[Snapshot]) -> Table:
     return table
 
 
-def _beta(trial: Trial) -> str:
-    if trial.found_beta is None:
-        return _number_or_name(trial.beta)
-    return f"{trial.beta} {number(trial.found_beta)}"
-
-
-def _number_or_name(value: float | str) -> str:
+def number_or_name(value: float | str) -> str:
+    """Return a number as :func:`number` does, and a name as it is."""
     return value if isinstance(value, str) else number(value)
 
 
@@ -195,13 +152,19 @@ def evaluation_line(event: Event) -> Text | None:
         )
         samples = f" on {data['num_samples']:,} samples" if data.get("num_samples") else ""
         whose = _what_baseline(data) if event.type == "baseline.evaluated" else f"{round_} {_what(event)}"
-        return Text(f"{whose}: {metrics}{samples}")
+        return Text(f"{whose}{_guidance(data)}: {metrics}{samples}")
     if event.type == "round.completed" and data.get("round_index"):
         return Text(f"{round_} completed", style="bold")
     if event.type == "unit.failed":
         error = data.get("error") or {}
         return Text(f"{data.get('kind', 'unit')} failed: {error.get('message', 'no reason given')}", style="red")
     return None
+
+
+def _guidance(data: Mapping[str, Any]) -> str:
+    """Return by how much the samples were guided, unless the name of a baseline says it."""
+    is_named = "baseline_index" in data and "objective" not in data
+    return f", guidance {number(data['guidance_scale'])}" if "guidance_scale" in data and not is_named else ""
 
 
 def _order(metric: str) -> tuple[int, str]:
@@ -214,7 +177,7 @@ def _what(event: Event) -> str:
     if event.type == "checkpoint.evaluated":
         return "base" if data.get("kind") == "baseline" else f"finalist {data.get('position')}"
     cell = (
-        f" (α {number(data['alpha'])}, β {_number_or_name(data['beta'])})" if "alpha" in data and "beta" in data else ""
+        f" (α {number(data['alpha'])}, β {number_or_name(data['beta'])})" if "alpha" in data and "beta" in data else ""
     )
     return f"trial {data.get('position')}{cell} at {number(data.get('kimg'))} kimg"
 

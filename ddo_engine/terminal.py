@@ -27,7 +27,8 @@ class TerminalView:
         elif isinstance(event, spec.Metric):
             self._say(f"{event.kimg:9.1f} kimg  " + _numbers(event.values))
         elif isinstance(event, spec.Evaluated):
-            self._say(f"{event.kimg:9.1f} kimg  {_numbers(event.metrics)}", style="bold")
+            scale = {"guidance_scale": event.protocol["sampler"]["guidance_scale"]}
+            self._say(f"{event.kimg:9.1f} kimg  {_numbers(scale | event.metrics)}", style="bold")
         elif isinstance(event, spec.BetaFound):
             self._say(f"beta {event.beta:.4g} found in {event.num_steps} steps")
         elif isinstance(event, spec.TrainingWarning):

@@ -7,7 +7,8 @@ from rich.console import Console
 
 from ddo_client import Client, DdoError
 from ddo_client.models import Checkpoint, Job
-from ddo_client.output import improvement, job_error, rounds_table
+from ddo_client.output import improvement, job_error
+from ddo_client.rounds_table import rounds_table
 from ddo_client.watch import watch
 from ddo_engine import load_model
 from ddo_engine.files import sha256_of

@@ -142,6 +142,22 @@ def test_baselines_stand_below_the_rounds_and_by_themselves(service: Service) ->
     assert [line.split()[3] for line in guided] == ["1.5", "2"]
 
 
+def test_curve_prints_the_table_and_draws_it(service: Service, tmp_path: Path) -> None:
+    evaluation = {"num_samples": 50, "guidance_scales": [2.0]}
+    job_id = service.client.submit(service.body(evaluation=evaluation)).id
+    service.worker().run()
+
+    done = service.ddo("curve", job_id, "--png", str(tmp_path / "curve.png"))
+
+    assert done.returncode == 0, done.stderr
+    header, *lines = done.stdout.splitlines()
+    assert header.split() == ["checkpoint", "scale", "FID", "precision", "recall"]
+    assert [line.split()[:3] for line in lines[:2]] == [["base", "1", "9"], ["2", "9", "–"]]
+    assert len(lines[:-3]) == 6
+    assert "scale: w in D_guide + w (D - D_guide); 1 asks for no guidance" in done.stdout
+    assert (tmp_path / "curve.png").stat().st_size > 10_000
+
+
 def test_events_shows_the_log(service: Service, job_file: Path) -> None:
     job_id = _submitted(service, job_file)
     service.worker().run()

@@ -32,12 +32,13 @@ def view(screen):
 def test_results_are_one_line_each(view, screen):
     view(Progress(phase="training", done=0, total=128))
     view(Metric(step=4, kimg=0.064, values={"loss": 2.0794415}))
-    view(Evaluated(kimg=0.064, fingerprint="a" * 64, protocol={}, metrics={"fid": 0.2411, "recall": 0.95}))
+    protocol = {"sampler": {"guidance_scale": 1.5}}
+    view(Evaluated(kimg=0.064, fingerprint="a" * 64, protocol=protocol, metrics={"fid": 0.2411, "recall": 0.95}))
     view(FileWritten(role=FileRole.STATE, path="/job/state.safetensors", sha256="b" * 64, size_bytes=1))
     view(Progress(phase="training", done=128, total=128))
     view(Finished())
     shown = screen.getvalue()
-    for part in ("0.1 kimg  loss 2.079", "fid 0.2411  recall 0.95", "wrote /job/state.safetensors", "training"):
+    for part in ("0.1 kimg  loss 2.079", "guidance_scale 1.5  fid 0.2411  recall 0.95", "wrote /job/state.safetensors", "training"):
         assert part in shown
 
 
