@@ -154,7 +154,8 @@ _VAR = {
         "num_scales": 10,
     },
     "reference_set": {"kind": "online", "decode": True, "batch_size": 64},
-    "evaluation": {"num_samples": 50_000, "seed": 0, "neighbours": 3},
+    # without guidance, which ranks, and at one moderate scale
+    "evaluation": {"num_samples": 50_000, "seed": 0, "neighbours": 3, "guidance_scales": [1.5]},
 }
 _VAR_D16 = Preset(
     "VAR-d16 on ImageNet at 256×256 pixels, as in the paper: two rounds of 80 steps, ten alphas, fakes drawn online.",

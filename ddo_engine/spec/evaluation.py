@@ -95,7 +95,7 @@ class EvaluationSettings(Settings):
             if scale == sampler.guidance_scale:
                 raise ValueError(
                     f"{field}.guidance_scales[{index}]: {scale:g} is sampler.guidance_scale, which is measured anyway: "
-                    "leave it out"
+                    "give the scales without it"
                 )
 
 

@@ -8,7 +8,7 @@ from ddo_engine.evaluation import Evaluator
 from ddo_engine.state_file import read_state
 from tests.disturbed_trials import killed_after_each_event
 from tests.engine_inputs import NETWORK, EngineInputs, results, run_in_process, write_checkpoint
-from tests.tiny_families import VAR, randomised
+from tests.tiny_families import EDM2, VAR, randomised
 from tests.var_inputs import inputs_of, make_var_inputs, train_spec
 
 SCALES = [2.0, 1.0, 0.5]  # 1 is none: the sampler's own is 3
@@ -72,6 +72,27 @@ def test_every_scale_has_the_numbers_and_the_fingerprint_that_a_sampler_of_this_
         alone = numbers(run_in_process("train", spec(scale, []), tmp_path / f"alone-{scale}"))
         assert alone
         assert all(curve[place] == event for place, event in alone.items())
+
+
+@pytest.mark.parametrize("family", ["edm2", "var"])
+def test_curve_has_pairs_of_fid_and_inception_score(inputs, var_inputs, tmp_path, family):
+    """As in the paper's figure 6, where the feature network is a classifier."""
+    spec = {"kind": "evaluate", "feature_network": str(inputs.feature_network)}
+    spec |= {"evaluations": [{"num_samples": 48, "inception_score_splits": 2, "guidance_scales": [2.0, 4.0]}]}
+    if family == "var":
+        spec = inputs_of(var_inputs, **spec)
+    else:
+        checkpoint = tmp_path / "edm2.safetensors"
+        model = randomised("edm2", EDM2, seed=1)
+        save_checkpoint(checkpoint, model, CheckpointManifest(family="edm2", network=EDM2))
+        sampler = {"num_steps": 3, "state_dtype": "float32", "guide_sees_labels": False}
+        spec |= {"checkpoint": str(checkpoint), "dataset": str(inputs.dataset), "sampler": sampler}
+    found = of_type(run_in_process("evaluate", spec, tmp_path / "evaluation"), "evaluation")
+    unguided = 0.0 if family == "var" else 1.0
+    assert [scale_of(event) for event in found] == [unguided, 2.0, 4.0]
+    pairs = {(event["metrics"]["fid"], event["metrics"]["inception_score"]) for event in found}
+    assert len(pairs) == 3
+    assert all(score >= 1 for _, score in pairs)
 
 
 def test_evaluate_measures_every_scale_with_the_numbers_of_the_trial(inputs, tmp_path):

@@ -38,7 +38,12 @@ def test_results_are_one_line_each(view, screen):
     view(Progress(phase="training", done=128, total=128))
     view(Finished())
     shown = screen.getvalue()
-    for part in ("0.1 kimg  loss 2.079", "guidance_scale 1.5  fid 0.2411  recall 0.95", "wrote /job/state.safetensors", "training"):
+    for part in (
+        "0.1 kimg  loss 2.079",
+        "guidance_scale 1.5  fid 0.2411  recall 0.95",
+        "wrote /job/state.safetensors",
+        "training",
+    ):
         assert part in shown
 
 

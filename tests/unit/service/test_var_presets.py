@@ -42,6 +42,14 @@ def test_var_preset_samples_every_class_of_imagenet_50_times(preset: str) -> Non
     assert (spec.sampler.labels, spec.evaluation.seed % 1000, spec.evaluation.num_samples) == ("balanced", 0, 50 * 1000)
 
 
+@VARS
+def test_var_preset_evaluates_without_guidance_which_ranks_and_at_one_more_scale(preset: str) -> None:
+    spec = job(preset)
+    assert spec.evaluation.scales(spec.sampler) == (0.0, 1.5)
+    assert spec.evaluation.ranking_scales(spec.sampler) == (0.0,)
+    assert spec.evaluation.network_evaluations(spec.sampler) == 50_000 * (10 + 20)
+
+
 @pytest.mark.parametrize(("preset", "last_share", "last_decay"), [("var-d16", 0.1, 0.05), ("var-d30", 0.01, 0.08)])
 def test_var_preset_follows_vars_schedule(preset: str, last_share: float, last_decay: float) -> None:
     training = job(preset).training
