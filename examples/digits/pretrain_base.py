@@ -24,7 +24,7 @@ from ddo_engine.data import ImageDataset, load_dataset
 from ddo_engine.evaluate import denoising_loss
 from ddo_engine.families import get_family
 from ddo_engine.models import open_models
-from ddo_engine.state_file import SavedState, read_state
+from ddo_engine.state_file import read_state
 from examples.digits.bases import BASES, P_MEAN, P_STD, Base
 from examples.digits.engine import files_of, run_engine
 
@@ -72,19 +72,23 @@ class PlateauView:
         if isinstance(event, spec.Progress):
             self._progress.update(self._bar, completed=event.done, total=event.total)
         elif isinstance(event, spec.FileWritten) and event.role == spec.FileRole.STATE:
-            state = self._read(Path(event.path))
-            ema = {name.removeprefix("ema."): value for name, value in state.tensors.items() if name.startswith("ema.")}
-            self._checkpoint.model.load_state_dict(ema)
+            kimg = self._load_ema(Path(event.path))
             train, held_out = (self._loss_on(data) for data in self._datasets)
-            self._progress.console.print(f"{state.header.kimg:8.0f}  {train:13.3f}  {held_out:11.3f}", highlight=False)
+            self._progress.console.print(f"{kimg:8.0f}  {train:13.3f}  {held_out:11.3f}", highlight=False)
 
-    def _read(self, path: Path) -> SavedState:
-        """Read the state under a name of its own: the engine goes on, and puts the next one in its place."""
+    def _load_ema(self, path: Path) -> float:
+        """Load the EMA weights of a state; return its thousands of images.
+
+        Under a name of its own, for the engine goes on and puts the next state in its place while tensors are read.
+        """
         kept = path.with_name("shown.safetensors")
         kept.unlink(missing_ok=True)
         kept.hardlink_to(path)
         try:
-            return read_state(kept)
+            state = read_state(kept)
+            names = [name for name in state.tensors if name.startswith("ema.")]
+            self._checkpoint.model.load_state_dict({name.removeprefix("ema."): state.tensors[name] for name in names})
+            return state.header.kimg
         finally:
             kept.unlink()
 
