@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ddo_engine.data import ChainedDataset, ImageDataset, InMemoryDataset
+from ddo_engine.data import ChainedDataset, ImageDataset, InMemoryDataset, OnDemandDataset
+from ddo_engine.data.transform import Place
 from ddo_engine.families.protocol import BatchPart, LabelledImages
 from ddo_engine.randomness import generator_for
 
@@ -64,7 +65,28 @@ class BatchSource:
         """Return these rows of the batch of one step (0-based)."""
         indices = self.order.indices(step, self.batch_size)[rows.start : rows.stop]
         part = BatchPart(rows.start, len(rows), self.batch_size)
-        return replace(self.dataset.batch(indices).to(self.device), part=part)
+        return replace(self._read(indices, step, part).to(self.device), part=part)
+
+    def _read(self, indices: Tensor, step: int, part: BatchPart) -> LabelledImages:
+        return self.dataset.batch(indices)
+
+
+@dataclass(frozen=True)
+class RandomCrops(BatchSource):
+    """Batches of images that are cut out at another place each time: a function of (seed, step, row).
+
+    Attributes:
+        dataset: Of the transform that cuts at places.
+        seed: The run's seed.
+    """
+
+    dataset: OnDemandDataset
+    seed: int
+
+    def _read(self, indices: Tensor, step: int, part: BatchPart) -> LabelledImages:
+        generator = generator_for(_CPU, self.seed, "crop", step)
+        places_B2 = torch.rand(part.batch_size, 2, dtype=torch.float64, generator=generator)
+        return self.dataset.batch(indices, [Place(*place) for place in part.rows_of(places_B2).tolist()])
 
 
 def concatenated(datasets: list[ImageDataset]) -> ImageDataset:

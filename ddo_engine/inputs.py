@@ -9,7 +9,14 @@ from torch import Tensor
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
 from ddo_engine.companions import Companions
-from ddo_engine.data import ImageDataset, InMemoryDataset, has_grey_levels, load_dataset
+from ddo_engine.data import (
+    ImageDataset,
+    InMemoryDataset,
+    OnDemandDataset,
+    has_grey_levels,
+    load_dataset,
+    open_on_demand,
+)
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
 from ddo_engine.evaluation.networks.named_networks import path_of
@@ -23,6 +30,7 @@ from ddo_engine.spec import (
     FileRef,
     LabelDistribution,
     SamplerSettings,
+    TrainingSettings,
 )
 
 CHECKED_AT_ONCE = 256  # images in memory while a large dataset is looked through
@@ -76,6 +84,12 @@ def open_dataset(file: FileRef, param: str = DATASET, reading: DatasetReading = 
     """Load a dataset; errors point at the client's name of it."""
     with blaming(param):
         return load_dataset(local_path(file, param), reading)
+
+
+def open_to_be_cut(file: FileRef, reading: DatasetReading, param: str = DATASET) -> OnDemandDataset:
+    """Open a dataset whose images a batch may cut at places; errors point at the client's name of it."""
+    with blaming(param):
+        return open_on_demand(local_path(file, param), reading)
 
 
 def check_every_image(
@@ -223,6 +237,20 @@ def check_guidance_scales(
         except InvalidSpec as error:
             reason = error.message.removeprefix("sampler.guidance_scale: ")
             raise InvalidSpec(f"{param}: at a scale of {scale:g}, {reason}", param=param) from error
+
+
+def check_random_crop(model: CheckpointInfo, training: TrainingSettings) -> None:
+    """Refuse random crops for a model of latents, which are encoded once and not in every epoch.
+
+    Raises:
+        InvalidSpec: Naming the setting.
+    """
+    if training.random_crop and model.space == "latents":
+        raise InvalidSpec(
+            "training.random_crop: the checkpoint works on latents, of which every image has one, encoded before "
+            "training: leave it out",
+            param="training.random_crop",
+        )
 
 
 def check_labels_can_be_contrasted(model: CheckpointInfo, param: str = "objective.kind") -> None:

@@ -137,6 +137,7 @@ _VAR_ROUND = {
     "weight_decay": 0.05,
     "max_gradient_norm": 2.0,
     "precision": "float16",
+    "random_crop": True,
     "ema_half_life_kimg": 0.0,
     "evaluate_every_kimg": 4.096,
 }

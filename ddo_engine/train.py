@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ddo_engine.batches import BatchSource, DataOrder
+from ddo_engine.batches import BatchSource, DataOrder, RandomCrops
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset
 from ddo_engine.device import out_of_memory_blames
@@ -16,10 +16,12 @@ from ddo_engine.inputs import (
     check_labels_can_be_contrasted,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
+    check_random_crop,
     check_sampler,
     local_path,
     open_dataset,
     open_feature_network,
+    open_to_be_cut,
     verified_sha256,
 )
 from ddo_engine.models import UnitModels, open_models
@@ -71,6 +73,7 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     models = open_models(spec, context.device)
     base = models.checkpoint
     base.family.check_training(base.model, spec.training)
+    check_random_crop(base.info, spec.training)
     base.family.constrain_(base.model)
     layout = _layout(context, base)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
@@ -197,6 +200,9 @@ def _training_loss(
         return BatchSource(source, order, spec.training.batch_size, context.device)
 
     family, real = base.family, batches(dataset, "real")
+    if spec.training.random_crop:
+        images = open_to_be_cut(spec.dataset, spec.dataset_reading)
+        real = RandomCrops(images, real.order, real.batch_size, real.device, spec.seed)
     training = family.with_defaults(base.model, spec.training, spec.objective.kind)
     if spec.objective.kind == "mle":
         return MLETrainingLoss(family, real, training, spec.seed)

@@ -15,6 +15,7 @@ from ddo_engine.inputs import (
     check_guidance_scales,
     check_labels_can_be_drawn,
     check_model_fits_dataset,
+    check_random_crop,
     check_sampler,
     open_dataset,
     open_feature_network,
@@ -47,7 +48,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     if spec.evaluation is not None:
         check_guidance_scales(checkpoint, models.companions, spec.sampler, spec.evaluation)
     if spec.training is not None:
-        checkpoint.family.check_training(checkpoint.model, spec.training)
+        _check_training(checkpoint, spec.training)
     if spec.online_reference_set is not None:
         checkpoint.family.check_online_reference_set(checkpoint.model)
     _check_later_training(checkpoint, spec.later_training)
@@ -67,9 +68,14 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
 
 
+def _check_training(checkpoint: LoadedCheckpoint, training: TrainingSettings) -> None:
+    checkpoint.family.check_training(checkpoint.model, training)
+    check_random_crop(checkpoint.info, training)
+
+
 def _check_later_training(checkpoint: LoadedCheckpoint, later: Sequence[TrainingSettings]) -> None:
     for training in later:
         try:
-            checkpoint.family.check_training(checkpoint.model, training)
+            _check_training(checkpoint, training)
         except InvalidSpec as error:
             raise InvalidSpec(f"in a later round, {error.message}", param="round_overrides") from error

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.data.items import Item, Items
+from ddo_engine.data.transform import Place
 from ddo_engine.errors import InvalidDataset
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.spec import DatasetInfo
@@ -96,16 +97,20 @@ class OnDemandDataset:
         """What the dataset is."""
         return _info((len(self), *self.first.shape), self.first.dtype == np.uint8, self.labels_N)
 
-    def batch(self, indices: Tensor | Sequence[int]) -> LabelledImages:
+    def batch(self, indices: Tensor | Sequence[int], places_B: Sequence[Place | None] | None = None) -> LabelledImages:
         """Decode the images at ``indices``.
+
+        Args:
+            indices: 0 … N − 1.
+            places_B: Where to cut each of them, as in :func:`ddo_engine.data.transform.transformed`.
 
         Raises:
             InvalidDataset: One of them is damaged, or not like the first.
         """
         index_B = torch.as_tensor(indices, dtype=torch.int64)
         images_BCHW = np.empty((len(index_B), *self.first.shape), self.first.dtype)
-        for row, index in enumerate(index_B.tolist()):
-            images_BCHW[row] = read_like(self.items, index, self.first)
+        for row, (index, place) in enumerate(zip(index_B.tolist(), places_B or [None] * len(index_B), strict=True)):
+            images_BCHW[row] = read_like(self.items, index, self.first, place)
         return LabelledImages(torch.from_numpy(images_BCHW), _at(self.labels_N, index_B))
 
 
@@ -146,13 +151,13 @@ class ChainedDataset:
         return LabelledImages(torch.cat(rows), _at(self.labels_N, index_B))
 
 
-def read_like(items: Items, index: int, first: Item) -> Item:
+def read_like(items: Items, index: int, first: Item, place: Place | None = None) -> Item:
     """Read an item that must have the shape of the first.
 
     Raises:
         InvalidDataset: It has another, or is damaged.
     """
-    item = items.read(index)
+    item = items.read(index, place)
     if item.shape != first.shape:
         raise InvalidDataset(
             f"{items.name(index)!r} is {shape_in_words(item)} but {items.name(0)!r} is {shape_in_words(first)}: make "

@@ -16,7 +16,7 @@ from PIL import Image
 
 from ddo_engine.data.image_header import ImageHeader, read_image_header
 from ddo_engine.data.limits import DatasetLimits
-from ddo_engine.data.transform import check_can_be_resized, transformed
+from ddo_engine.data.transform import Place, check_can_be_resized, transformed
 from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
@@ -36,7 +36,9 @@ _UNREADABLE = (
 _MODES = {"rgb": "RGB", "grey": "L"}
 
 
-def decode_image(name: str, data: bytes, reading: DatasetReading, limits: DatasetLimits) -> npt.NDArray[np.uint8]:
+def decode_image(
+    name: str, data: bytes, reading: DatasetReading, limits: DatasetLimits, place: Place | None = None
+) -> npt.NDArray[np.uint8]:
     """Decode one image and make it what models see.
 
     Args:
@@ -44,6 +46,7 @@ def decode_image(name: str, data: bytes, reading: DatasetReading, limits: Datase
         data: The whole file.
         reading: Conversion of colours, crop and size.
         limits: Bounds on its size.
+        place: Where to cut, as in :func:`ddo_engine.data.transform.transformed`.
 
     Returns:
         uint8 of shape (C, H, W), 1 or 3 channels.
@@ -62,7 +65,7 @@ def decode_image(name: str, data: bytes, reading: DatasetReading, limits: Datase
                 _check_agrees(name, image, header)
                 image.load()
                 plain = image.convert(_MODES[reading.convert]) if reading.convert else image
-                return channels_first(np.asarray(transformed(plain, reading)))
+                return channels_first(np.asarray(transformed(plain, reading, place)))
     except InvalidDataset:
         raise
     except _UNREADABLE as error:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddo_engine.data.archive import Archive
 from ddo_engine.data.image_decoding import channels_first, decode_image
 from ddo_engine.data.npy import PREFIX_BYTES, read_array_header
-from ddo_engine.data.transform import check_can_be_resized, transformed
+from ddo_engine.data.transform import Place, check_can_be_resized, transformed
 from ddo_engine.errors import InvalidDataset
 from ddo_engine.spec import DatasetReading
 
@@ -50,8 +50,12 @@ class Items(Protocol):
     def name(self, index: int) -> str:
         """Return what a person finds the item under."""
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int, place: Place | None = None) -> Item:
         """Decode an item.
+
+        Args:
+            index: 0 … number of items − 1.
+            place: Where to cut, as in :func:`ddo_engine.data.transform.transformed`; latents are never cut.
 
         Returns:
             An image: uint8, (C, H, W); or the moments of a latent: float32, (2C, h, w), means before deviations.
@@ -86,10 +90,10 @@ class ImageFiles:
         """Return the file's name."""
         return self.archive.names[self.members[index]]
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int, place: Place | None = None) -> Item:
         """Decode an image."""
         data = self.archive.read(self.members[index])
-        return decode_image(self.name(index), data, self.reading, self.archive.limits)
+        return decode_image(self.name(index), data, self.reading, self.archive.limits, place)
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,9 @@ class LatentFiles:
         """Return the file's name."""
         return self.archive.names[self.members[index]]
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int, place: Place | None = None) -> Item:
         """Read the moments of a latent."""
+        assert place is None, "specs refuse random crops of what no transform cuts"
         name, data = self.name(index), self.archive.read(self.members[index])
         header = read_array_header(name, data[:PREFIX_BYTES], len(data))
         if header.dtype != np.dtype("<f4") or len(header.shape) != 3 or header.shape[0] % 2:
@@ -152,7 +157,7 @@ class PixelArray:
         """Return the image's place in the array."""
         return f"arr_0[{index}]"
 
-    def read(self, index: int) -> Item:
+    def read(self, index: int, place: Place | None = None) -> Item:
         """Copy an image out of the array."""
         pixels = np.array(self.pixels_NHWC[index])
         if self.reading.convert is None and self.reading.transform == "none":
@@ -161,4 +166,4 @@ class PixelArray:
         image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
         if self.reading.convert is not None:
             image = image.convert("RGB" if self.reading.convert == "rgb" else "L")
-        return channels_first(np.asarray(transformed(image, self.reading)))
+        return channels_first(np.asarray(transformed(image, self.reading, place)))

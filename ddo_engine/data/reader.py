@@ -35,10 +35,8 @@ def load_dataset(
         InvalidDataset: Something in the dataset is not as documented, damaged, or beyond ``limits``; the message names
             the first offending file and says what to do.
     """
-    path = Path(path)
-    items = open_or_refuse(path, reading, limits, max_memory_bytes)
-    first = items.read(0)
-    _check_first(items, first, reading)
+    dataset = open_on_demand(path, reading, limits=limits, max_memory_bytes=max_memory_bytes)
+    items, first = dataset.items, dataset.first
     needed = len(items) * first.nbytes
     if needed > limits.max_decoded_bytes:
         raise InvalidDataset(
@@ -46,11 +44,35 @@ def load_dataset(
             f"{limits.max_decoded_bytes:,} are read: use fewer or smaller images"
         )
     if needed > max_memory_bytes:
-        return OnDemandDataset(items, first)
+        return dataset
     images_NCHW = np.empty((len(items), *first.shape), first.dtype)
     for index in range(len(items)):
         images_NCHW[index] = read_like(items, index, first)
     return InMemoryDataset(torch.from_numpy(images_NCHW), items.labels.labels_N)
+
+
+def open_on_demand(
+    path: str | Path,
+    reading: DatasetReading = IMAGES_AS_STORED,
+    *,
+    limits: DatasetLimits = DEFAULT_LIMITS,
+    max_memory_bytes: int = DEFAULT_MAX_MEMORY_BYTES,
+) -> OnDemandDataset:
+    """Index a dataset whose items are decoded when a batch asks for them, however few they are.
+
+    Args:
+        path: As for :func:`load_dataset`.
+        reading: As there.
+        limits: As there.
+        max_memory_bytes: Of what has to be inflated at once.
+
+    Raises:
+        InvalidDataset: The dataset, or its first item, is not as documented; the others were not looked at.
+    """
+    items = open_or_refuse(Path(path), reading, limits, max_memory_bytes)
+    first = items.read(0)
+    _check_first(items, first, reading)
+    return OnDemandDataset(items, first)
 
 
 def open_or_refuse(path: Path, reading: DatasetReading, limits: DatasetLimits, max_memory_bytes: int) -> Items:

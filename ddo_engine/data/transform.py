@@ -1,6 +1,7 @@
 """Crop and resize images to one square size, as the tools do that the published models' data were made with."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from PIL import Image
 from PIL.Image import Resampling
@@ -12,16 +13,32 @@ _VAR_MARGIN = 1.125  # VAR resizes the shorter side to that much more than it ke
 _MAX_RESIZED_PIXELS = 2**28  # Pillow takes four bytes for each, and a second copy between width and height
 
 
-def transformed(image: Image.Image, reading: DatasetReading) -> Image.Image:
+class Place(NamedTuple):
+    """Where in an image a square is cut out.
+
+    Attributes:
+        across: Share of the room from left to right, in [0, 1).
+        down: The same from top to bottom.
+    """
+
+    across: float
+    down: float
+
+
+def transformed(image: Image.Image, reading: DatasetReading, place: Place | None = None) -> Image.Image:
     """Return the image as ``reading`` asks; images smaller than the resolution are enlarged.
 
     Args:
         image: Mode L or RGB.
         reading: ``transform`` "none" returns the image as it is.
+        place: Where to cut, for the transform "var"; None: in the centre.
     """
     if reading.transform == "none":
         return image
     assert reading.resolution is not None
+    if place is not None:
+        assert reading.transform == "var", "specs refuse random crops of other transforms"
+        return var_crop(image, reading.resolution, place)
     return _TRANSFORMS[reading.transform](image, reading.resolution)
 
 
@@ -64,13 +81,22 @@ def center_crop_dhariwal(image: Image.Image, resolution: int) -> Image.Image:
     return _central(image.resize(size, Resampling.BICUBIC), resolution, resolution)
 
 
-def var_crop(image: Image.Image, resolution: int) -> Image.Image:
-    """Resize the shorter side to 1.125 times the resolution by Lanczos, cut out the centre (arXiv:2404.02905)."""
+def var_crop(image: Image.Image, resolution: int, place: Place | None = None) -> Image.Image:
+    """Resize the shorter side to 1.125 times the resolution by Lanczos, cut out a square: the centre, or at ``place``.
+
+    Every offset that lies in the image is as likely as any other, where ``place`` is uniform.
+
+    Source: arXiv:2404.02905, whose training cuts at random and whose evaluation cuts in the centre.
+    """
     short = round(_VAR_MARGIN * resolution)
     width, height = image.size
     size = (short, short * height // width) if width <= height else (short * width // height, short)
     resized = image if image.size == size else image.resize(size, Resampling.LANCZOS)
-    left, top = round((size[0] - resolution) / 2), round((size[1] - resolution) / 2)
+    room = (size[0] - resolution, size[1] - resolution)
+    if place is None:
+        left, top = round(room[0] / 2), round(room[1] / 2)
+    else:
+        left, top = int(place.across * (room[0] + 1)), int(place.down * (room[1] + 1))
     return resized.crop((left, top, left + resolution, top + resolution))
 
 

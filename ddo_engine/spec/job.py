@@ -95,6 +95,14 @@ class JobSpec(Settings):
         return self
 
     @model_validator(mode="after")
+    def _crops_have_room(self) -> Self:
+        self.dataset.refuse_crops_of(self.training)
+        for index, override in enumerate(self.round_overrides):
+            training = self.settings_of(override.from_round).training
+            self.dataset.refuse_crops_of(training, f"round_overrides[{index}].training")
+        return self
+
+    @model_validator(mode="after")
     def _fakes_can_be_drawn(self) -> Self:
         if self.reference_set.kind == "online" and self.sampler.kind != "autoregressive":
             raise ValueError(

@@ -156,6 +156,11 @@ class TrainingSettings(Settings):
         description="EDM's augmentation, of real and generated images alike, for networks that take its 9 labels; 0.12 "
         "in the paper's EDM runs, 0 turns it off.",
     )
+    random_crop: bool = Field(
+        default=False,
+        description="Cut each real image out at another random place in every epoch, as VAR's training does; for "
+        "dataset.transform 'var', which else takes the centre. Evaluation always does.",
+    )
     evaluate_every_kimg: PositiveFloat = Field(description="Evaluate the EMA weights this often, and at the end.")
     save_state_every_kimg: PositiveFloat | None = Field(
         default=None, description="Write the resumable training state this often; None: at every evaluation."
@@ -256,6 +261,18 @@ class DatasetReading(Settings):
         if self.transform != "none" and self.resolution is None:
             raise ValueError(f"transform {self.transform!r} needs resolution: give the pixels a side")
         return self
+
+    def refuse_crops_of(self, training: TrainingSettings, field: str = "training") -> None:
+        """Refuse to cut at random what is not cut at all, or cut before it is resized.
+
+        Raises:
+            ValueError: Naming the setting, which is one of ``field``.
+        """
+        if training.random_crop and self.transform != "var":
+            raise ValueError(
+                f"{field}.random_crop: dataset.transform is {self.transform!r}, and only 'var' leaves room to cut at "
+                "random: set it to 'var', or leave random_crop out"
+            )
 
 
 IMAGES_AS_STORED = DatasetReading()

@@ -50,6 +50,13 @@ class ValidateSpec(_WithSampledModel):
         default=None, description="The network that guides the baseline 'autoguidance', if it has one of its own."
     )
 
+    @model_validator(mode="after")
+    def _crops_have_room(self) -> Self:
+        for training in (self.training, *self.later_training):
+            if training is not None:
+                self.dataset_reading.refuse_crops_of(training)
+        return self
+
 
 class GenerateSpec(_WithSampledModel):
     """Draw images ``first_seed … first_seed + num_samples − 1`` into a dataset zip, labels included."""
@@ -88,6 +95,11 @@ class TrainSpec(_WithSampledModel):
     dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
     seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _crops_have_room(self) -> Self:
+        self.dataset_reading.refuse_crops_of(self.training)
+        return self
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

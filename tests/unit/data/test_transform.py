@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from ddo_engine.data.transform import center_crop, center_crop_dhariwal, transformed, var_crop
+from ddo_engine.data.transform import Place, center_crop, center_crop_dhariwal, transformed, var_crop
 from ddo_engine.spec import DatasetReading, DatasetSettings
 from tests.unit.data.dataset_files import random_pixels
 
@@ -77,6 +77,19 @@ def test_var_crop_resizes_the_shorter_side_to_nine_eighths(shape: tuple[int, int
 def test_var_crop_at_its_own_size_only_crops() -> None:
     pixels = random_pixels(1, 288, 300, 3)[0]
     assert np.array_equal(np.asarray(var_crop(Image.fromarray(pixels), 256)), pixels[16:272, 22:278])
+
+
+def test_var_crop_at_places_cuts_at_every_offset_equally_often() -> None:
+    resized = random_pixels(1, 18, 21)[0]
+    offsets = {
+        resized[top : top + 16, left : left + 16].tobytes(): (left, top) for left in range(6) for top in range(3)
+    }
+    shares = (np.arange(60) + 0.5) / 60
+    places = [Place(across, down) for across in shares for down in shares]
+    found = [offsets[var_crop(Image.fromarray(resized), 16, place).tobytes()] for place in places]
+    assert {offset: found.count(offset) for offset in offsets.values()} == dict.fromkeys(offsets.values(), 200)
+    last = np.nextafter(1, 0)
+    assert offsets[var_crop(Image.fromarray(resized), 16, Place(last, last)).tobytes()] == (5, 2)
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)

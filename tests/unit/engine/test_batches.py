@@ -1,12 +1,14 @@
 """Data order and batches."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ddo_engine.batches import BatchSource, DataOrder, concatenated
-from ddo_engine.data import InMemoryDataset
+from ddo_engine.batches import BatchSource, DataOrder, RandomCrops, concatenated
+from ddo_engine.data import InMemoryDataset, open_on_demand
+from ddo_engine.spec import DatasetReading
 
 
 @given(num_images=st.integers(1, 40), batch_size=st.integers(1, 100), seed=st.integers(0, 5))
@@ -69,3 +71,32 @@ def test_concatenated_shards_keep_order_and_labels():
 def test_concatenated_shards_that_differ_are_refused(odd):
     with pytest.raises(ValueError, match="the parts differ"):
         concatenated([dataset(3), odd])
+
+
+@pytest.fixture
+def crops(tmp_path):
+    """Batches of 16 from 8 images of 9×12 whose pixels say their column; eight are kept, at one of five offsets."""
+    columns = np.arange(12, dtype=np.uint8)[None, None, :, None] + np.zeros((8, 9, 12, 1), np.uint8)
+    np.savez(tmp_path / "wide.npz", columns)
+    dataset = open_on_demand(tmp_path / "wide.npz", DatasetReading(resolution=8, transform="var"))
+    return RandomCrops(dataset, DataOrder(8, 0, "real"), 16, torch.device("cpu"), 0)
+
+
+def offsets_of(batch):
+    return batch.images_BCHW[:, 0, 0, 0].tolist()
+
+
+def test_random_crops_are_at_all_offsets_and_differ_between_passes(crops):
+    steps = [offsets_of(crops.batch(step, range(16))) for step in range(20)]
+    found = [offset for step in steps for offset in step]
+    assert set(found) == {0, 1, 2, 3, 4}
+    assert min(found.count(offset) for offset in range(5)) > 64 - 3 * 64**0.5
+    assert len({tuple(step) for step in steps}) == 20
+    assert len(set(offsets_of(crops.dataset.batch(range(8))))) == 1
+
+
+def test_random_crops_of_a_row_do_not_depend_on_how_the_batch_is_cut(crops):
+    whole = offsets_of(crops.batch(3, range(16)))
+    for size in (1, 5):
+        parts = [offsets_of(crops.batch(3, range(16)[start : start + size])) for start in range(0, 16, size)]
+        assert [offset for part in parts for offset in part] == whole
