@@ -13,102 +13,24 @@ cores.
 
 import argparse
 import contextlib
-import json
 import os
 import random
+import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from bench.killed_runs import KILLS_PER_STARTUP, Moment, Run, Seconds
 from ddo_engine.files import sha256_of
-from tests.engine_inputs import REPOSITORY, EngineInputs, make_inputs
+from tests.engine_inputs import EngineInputs, make_inputs
 
 NUM_PROCESSES = 2
-KILLS_PER_STARTUP = 4  # of so many kills one is aimed at the start of the processes
-LONGEST_RUN_SECONDS = 180.0
 TRAINING = {"kimg": 12.8, "evaluate_every_kimg": 3.2, "save_state_every_kimg": 0.16}
-
-
-@dataclass
-class Run:
-    """One start of the trial and the events that it has told so far.
-
-    Attributes:
-        process: Torchrun.
-        started: When, monotonic seconds.
-        events: In order.
-        first_progress: When it came.
-    """
-
-    process: subprocess.Popen[str]
-    started: float = field(default_factory=time.monotonic)
-    events: list[dict[str, Any]] = field(default_factory=list)
-    first_progress: float | None = None
-
-    def __post_init__(self) -> None:
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if not line.endswith("\n"):
-                return  # whoever wrote it was killed
-            event = json.loads(line)
-            if self.first_progress is None and event["type"] == "progress" and event["phase"] == "training":
-                self.first_progress = time.monotonic()
-            self.events.append(event)
-
-    def finish(self) -> int:
-        """Wait for the end of all processes; return torchrun's exit status."""
-        status = self.process.wait(LONGEST_RUN_SECONDS)
-        self._reader.join(LONGEST_RUN_SECONDS)
-        return status
-
-    @property
-    def ranks(self) -> list[int]:
-        """Process ids of the ranks, in order; fewer while they start."""
-        try:
-            children = psutil.Process(self.process.pid).children()
-            return [child.pid for child in sorted(children, key=lambda child: child.environ()["RANK"])]
-        except (psutil.Error, KeyError, OSError):
-            return []
-
-
-@dataclass(frozen=True)
-class Moment:
-    """When to kill: in the start of the processes, or in training.
-
-    Attributes:
-        in_training: Which.
-        share: Of it, in [0, 1).
-    """
-
-    in_training: bool
-    share: float
-
-    def has_come(self, run: Run, undisturbed: "Seconds") -> bool:
-        """Tell whether it is time, by how long the undisturbed run took."""
-        if not self.in_training:
-            return time.monotonic() - run.started >= self.share * undisturbed.startup
-        since = run.first_progress
-        return since is not None and time.monotonic() - since >= self.share * undisturbed.training
-
-
-@dataclass(frozen=True)
-class Seconds:
-    """How long the undisturbed run took to its first progress, and from there to its end."""
-
-    startup: float
-    training: float
 
 
 @dataclass(frozen=True)
@@ -152,8 +74,8 @@ def main() -> int:
         folder = Path(name)
         inputs = make_inputs(folder / "inputs")
         undisturbed, disturbed = folder / "undisturbed", folder / "disturbed"
-        seconds = time_undisturbed(inputs, undisturbed)
-        print(f"undisturbed: {seconds.startup:.1f} s to the first progress, {seconds.training:.1f} s of training")
+        seconds = start(inputs, undisturbed).undisturbed()
+        print(f"undisturbed: {seconds.startup:.1f} s to the first progress, {seconds.work:.1f} s of training")
         print("kill  rank  in        after s  went on from kimg  others ended after s  exit status", flush=True)
         expected, done, since, equal = hashes(undisturbed), 0, 0, True
         while done < options.kills:
@@ -162,8 +84,7 @@ def main() -> int:
             if kill.rank is None:
                 equal &= compare(disturbed, expected, since)
                 since = 0
-                for path in disturbed.iterdir():
-                    path.unlink()
+                shutil.rmtree(disturbed)
                 continue
             done, since = done + 1, since + 1
             print(kill.row(done), flush=True)
@@ -171,15 +92,6 @@ def main() -> int:
         equal &= compare(disturbed, expected, since)
         print(f"{done} kills: {'all files equal those of the undisturbed run' if equal else 'files DIFFER'}")
         return 0 if equal else 1
-
-
-def time_undisturbed(inputs: EngineInputs, workdir: Path) -> Seconds:
-    """Run the trial from start to end."""
-    run = start(inputs, workdir)
-    assert run.finish() == 0, "the undisturbed run failed"
-    ended = time.monotonic()
-    assert run.first_progress is not None
-    return Seconds(run.first_progress - run.started, ended - run.first_progress)
 
 
 def compare(workdir: Path, expected: dict[str, str], num_kills: int) -> bool:
@@ -196,20 +108,8 @@ def compare(workdir: Path, expected: dict[str, str], num_kills: int) -> bool:
 
 def start(inputs: EngineInputs, workdir: Path) -> Run:
     """Start or resume the trial."""
-    workdir.mkdir(exist_ok=True)
-    spec = workdir / "spec.json"
-    spec.write_text(json.dumps(inputs.train_spec(training=TRAINING)))
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(NUM_PROCESSES)]
-    return Run(
-        subprocess.Popen(
-            [*torchrun, "-m", "ddo_engine", "train", str(spec), "--workdir", str(workdir), "--device", "cpu"],
-            cwd=REPOSITORY,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(NUM_PROCESSES)]
+    return Run.start("train", inputs.train_spec(training=TRAINING), workdir, "training", launcher=torchrun)
 
 
 def kill_one(inputs: EngineInputs, workdir: Path, rank: int, moment: Moment, undisturbed: Seconds) -> Kill:

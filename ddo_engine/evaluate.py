@@ -39,7 +39,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     """Measure a checkpoint: one event for each of the spec's evaluations and each of its guidance scales.
 
     Raises:
-        Interrupted: A stop was requested; the next run starts again and finds the same numbers.
+        Interrupted: A stop was requested; the next run goes on behind what was drawn, and finds the same numbers.
         NonFiniteLoss: A sample or a number is NaN or infinite: the weights are not those of a working model.
         OutOfMemory: The device ran out of memory.
         EngineError: An input is damaged or unfit.
@@ -70,6 +70,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         models.companions,
         context.progress("reading", len(pixels)),
         context.ranks,
+        context.parts_folder,
     )
     denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():
@@ -81,20 +82,20 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         kimg = _kimg_of(checkpoint.manifest.provenance)
         for settings in spec.evaluations:
             progress = ProgressReporter(context.events, "evaluation", settings.generated_images())
-            progress.update(0)
             for index, scale in enumerate(settings.scales(spec.sampler)):
                 with out_of_memory_blames("sampler.batch_size"):
-                    metrics = evaluator.evaluate(
+                    measured = evaluator.evaluate(
                         checkpoint.model,
                         checkpoint.family,
                         settings,
                         on_progress=progress.after(index * settings.num_samples),
                         guidance_scale=scale,
                     )
-                metrics |= common
+                metrics = measured.metrics | common
                 if not all(math.isfinite(value) for value in metrics.values()):
                     raise NonFiniteLoss(f"the checkpoint's numbers are not finite: {metrics}", param="checkpoint")
                 context.events.emit(evaluator.evaluated(settings, scale, kimg=kimg, metrics=metrics))
+    evaluator.forget_parts()
 
 
 def denoising_loss(

@@ -23,7 +23,7 @@ class RunContext:
         device: Where networks run.
         events: The event stream.
         stop: Whether the run was asked to stop.
-        cache: Folder for statistics that later runs can use again, or None.
+        cache: Folder for what later runs can use again, or None.
         ranks: The processes of the run; every one has a context of its own.
         shard_weights: Whether a trial's weights lie in rows over them.
     """
@@ -35,6 +35,11 @@ class RunContext:
     cache: Path | None = None
     ranks: Ranks = ALONE
     shard_weights: bool = False
+
+    @property
+    def parts_folder(self) -> Path:
+        """Where evaluations keep what they have drawn: what outlives the folder of one attempt, if there is any."""
+        return self.cache or self.workdir
 
     def announce(self, command: str, resumed_from_kimg: float | None = None) -> None:
         """Emit the first event."""

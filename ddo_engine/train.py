@@ -95,7 +95,7 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     state.beta = found_beta
     if saved is not None:
         state.restore(saved)
-    return Trial(spec, context, base, hashes, loss, state, evaluator)
+    return Trial(spec, context, base, hashes, loss, state, evaluator, None if saved is None else saved.header.step)
 
 
 def _require_rows_for_all(spec: TrainSpec, context: RunContext) -> None:
@@ -189,6 +189,7 @@ def _evaluator(
         models.companions,
         context.progress("reading", len(dataset)),
         context.ranks,
+        context.parts_folder,
     )
 
 

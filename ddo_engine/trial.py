@@ -57,6 +57,7 @@ class Trial:
         loss: What a step minimises.
         state: What a step changes.
         evaluator: None: no evaluations, one checkpoint at the end.
+        saved_step: That of the last state in a file; None before there is one.
     """
 
     spec: TrainSpec
@@ -66,6 +67,7 @@ class Trial:
     loss: TrainingLoss
     state: TrainingState
     evaluator: Evaluator | None
+    saved_step: int | None = None
 
     @cached_property
     def meter(self) -> StepMeter:
@@ -100,6 +102,8 @@ class Trial:
                 if self._evaluation_is_pending():
                     self._evaluate()
                     self._save_state()
+                    if self.evaluator is not None:
+                        self.evaluator.forget_parts()
                 progress.update(self.state.step * training.batch_size)
                 if self.state.step == training.num_steps:
                     return
@@ -208,6 +212,8 @@ class Trial:
         if self.evaluator is None or self.spec.evaluation is None:
             self._save_checkpoint()
         else:
+            if self.saved_step != self.state.step:
+                self._save_state()  # samples take their time: whoever is killed meanwhile does not train again
             self._measure(self.evaluator, self.spec.evaluation)
         self._save_snapshots()
         self.state.evaluated_step, self.state.evaluated_scales = self.state.step, 0
@@ -217,7 +223,6 @@ class Trial:
         scales, ranking = settings.scales(self.spec.sampler), settings.ranking_scales(self.spec.sampler)
         progress = ProgressReporter(self.context.events, "evaluation", settings.generated_images())
         first = self.state.evaluated_scales
-        progress.update(first * settings.num_samples)
         for index, scale in enumerate(scales[first:], first):
             metrics = self._metrics(evaluator, settings, scale, progress.after(index * settings.num_samples))
             if not all(math.isfinite(value) for value in metrics.values()):
@@ -239,7 +244,7 @@ class Trial:
         with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
             try:
                 with layout.whole(self.state.ema_model) as ema_network:
-                    return evaluator.evaluate(ema_network, family, settings, on_progress, guidance_scale)
+                    return evaluator.evaluate(ema_network, family, settings, on_progress, guidance_scale).metrics
             except NonFiniteLoss as error:
                 raise self._diverged("the evaluation of the EMA weights") from error
 
@@ -297,6 +302,7 @@ class Trial:
             ranks.check_same(f"after {self.state.step} steps the weights", fingerprint(saved.tensors_of_all))
         path = self.context.workdir / STATE_FILE
         write_state(path, saved, ranks)
+        self.saved_step = self.state.step
         if ranks.leads:
             self.context.announce_file(FileRole.STATE, path, kimg=self.kimg)
         ranks.wait()  # nobody ends before the file is whole: the end of one is the end of all

@@ -7,23 +7,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ddo_engine.companions import NO_COMPANIONS, Companions
 from ddo_engine.data import ImageDataset
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
+from ddo_engine.evaluation.drawing import draw
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.frechet import frechet_distance
 from ddo_engine.evaluation.inception_score import inception_score_of_logits
 from ddo_engine.evaluation.moments import Moments
+from ddo_engine.evaluation.parts import Measured, Outputs, Parts
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.evaluation.reference import ReferenceStatistics, extract, extract_outputs, reference_statistics
+from ddo_engine.evaluation.sample_grid import num_shown
 from ddo_engine.families.protocol import Family
 from ddo_engine.parallel.ranks import ALONE, Ranks
-from ddo_engine.parallel.sharding import sharded
 from ddo_engine.sampling import generate_images
 from ddo_engine.spec import IMAGES_AS_STORED, DatasetReading, Evaluated, EvaluationSettings, SamplerSettings
+from ddo_engine.state_identity import numerics_of
 
 METRICS_VERSION = 1  # raise it whenever the same samples would give other numbers
 
@@ -47,6 +49,7 @@ class Evaluator:
         companions: Companions = NO_COMPANIONS,
         on_reading: Callable[[int], None] | None = None,
         ranks: Ranks = ALONE,
+        parts_folder: Path | None = None,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -61,6 +64,7 @@ class Evaluator:
             companions: The networks that samples depend on besides the one that is measured.
             on_reading: Called with the number of dataset images that the statistics have seen so far.
             ranks: The processes that draw; the one that leads measures what all have drawn.
+            parts_folder: Where evaluations keep what they have drawn, for those who go on after a kill; None: nowhere.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -79,6 +83,8 @@ class Evaluator:
         self.companions = companions
         self._on_reading = on_reading
         self.ranks = ranks
+        self.parts_folder = parts_folder
+        self._parts: list[Parts] = []
         self._manifolds: dict[int, Manifold] = {}
 
     @cached_property
@@ -142,21 +148,22 @@ class Evaluator:
         settings: EvaluationSettings,
         on_progress: Callable[[int], None] | None = None,
         guidance_scale: float | None = None,
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Draw samples and measure them: several processes together, with the numbers of one, to the bit.
 
-        All scales share seeds, and with them latents and labels.
+        All scales share seeds, and with them latents and labels. Where there is a folder for parts, the same call after
+        a kill takes from there what was drawn before, and the numbers are the same, to the bit.
 
         Args:
             model: In eval mode, on the device to sample on; EMA weights.
             family: Of the model.
             settings: Sample count, seed, neighbours, splits.
-            on_progress: Called with the number of images drawn so far.
+            on_progress: Called with the number of images drawn so far, at first of those from before a kill.
             guidance_scale: One of the settings' scales; None: the sampler's own.
 
         Returns:
             "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
-            "inception_score".
+            "inception_score". With them the first samples, for a picture.
 
         Raises:
             InvalidSpec: Not more samples than neighbours, or samples that cannot be split evenly.
@@ -168,33 +175,61 @@ class Evaluator:
         self._check_splits(settings)
         names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
         sampler = self._sampler_at(guidance_scale)
-        last = settings.seed + settings.num_samples
-        batches = [
-            range(first, min(first + self.sampler.batch_size, last))
-            for first in range(settings.seed, last, self.sampler.batch_size)
-        ]
-        chunks: list[tuple[Tensor, ...]] = []
-        # Batch by batch, so that only the features of samples are held.
-        for chunk in sharded(
-            self.ranks,
-            batches,
-            lambda seeds: extract_outputs(self.feature_network, self._draw(model, family, seeds, sampler), names),
-        ):
-            chunks.append(chunk)
+        parts, measured = None, None
+        with self.ranks.in_step():
+            if self.ranks.leads and self.parts_folder is not None:
+                parts = self._parts_of(self.parts_folder, model, settings, guidance_scale)
+                measured = parts.measured()
+        measured = self.ranks.from_leader(measured)
+        if measured is not None:
             if on_progress is not None:
-                on_progress(batches[len(chunks) - 1].stop - settings.seed)
-        metrics: dict[str, float] = {}
+                on_progress(settings.num_samples)
+            return measured
+        seeds = range(settings.seed, settings.seed + settings.num_samples)
+        shown = seeds[: num_shown(self.dataset.info.img_resolution)]
+
+        def outputs_of(batch: range) -> Outputs:
+            images_BCHW = self._draw(model, family, batch, sampler)
+            outputs = extract_outputs(self.feature_network, images_BCHW, names)
+            num_kept = len(range(batch.start, min(batch.stop, shown.stop)))
+            return dict(zip(names, outputs, strict=True)) | {"images": images_BCHW[:num_kept].clone()}
+
+        drawn = draw(self.ranks, seeds, self.sampler.batch_size, outputs_of, parts, on_progress)
         with self.ranks.in_step():
             if self.ranks.leads:
-                features_ND, *logits = (torch.cat(parts) for parts in zip(*chunks, strict=True))
-                metrics = self._metrics(features_ND, settings.neighbours)
-                if settings.inception_score_splits is not None:
-                    metrics["inception_score"] = inception_score_of_logits(logits[0], settings.inception_score_splits)
-        return self.ranks.from_leader(metrics)
+                measured = Measured(self._all_metrics(drawn, settings), drawn["images"])
+                if parts is not None:
+                    parts.replace_by(measured)
+        measured = self.ranks.from_leader(measured)
+        assert measured is not None
+        return measured
+
+    def forget_parts(self) -> None:
+        """Remove what evaluations of this evaluator have kept: their numbers are where a later run finds them."""
+        while self._parts:
+            self._parts.pop().remove()
 
     def measure(self, images_NCHW: Tensor, neighbours: int | None) -> dict[str, float]:
         """Return the metrics of images at hand: uint8, as :meth:`evaluate` does of those it draws."""
         return self._metrics(extract(self.feature_network, images_NCHW), neighbours)
+
+    def _parts_of(
+        self, folder: Path, model: nn.Module, settings: EvaluationSettings, guidance_scale: float | None
+    ) -> Parts:
+        drawn_by = {
+            "protocol": self.protocol(settings, guidance_scale),
+            "batch_size": self.sampler.batch_size,
+            "numerics": numerics_of(self.feature_network.device) | {"processes": "any"},
+        }
+        parts = Parts.of(folder, model, drawn_by)
+        self._parts.append(parts)
+        return parts
+
+    def _all_metrics(self, drawn: Outputs, settings: EvaluationSettings) -> dict[str, float]:
+        metrics = self._metrics(drawn["features"], settings.neighbours)
+        if settings.inception_score_splits is not None:
+            metrics["inception_score"] = inception_score_of_logits(drawn["logits"], settings.inception_score_splits)
+        return metrics
 
     def _metrics(self, features_MD: Tensor, neighbours: int | None) -> dict[str, float]:
         fake, real = Moments.of(features_MD), self.reference.moments

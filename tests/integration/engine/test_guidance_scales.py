@@ -1,10 +1,12 @@
 """The curve over guidance scales: same samples but for the scale, events that no interruption loses or doubles."""
 
 import pytest
+import torch
 
 from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
 from ddo_engine.errors import Interrupted, InvalidSpec
 from ddo_engine.evaluation import Evaluator
+from ddo_engine.evaluation.parts import Measured
 from ddo_engine.state_file import read_state
 from tests.disturbed_trials import killed_after_each_event
 from tests.engine_inputs import NETWORK, EngineInputs, results, run_in_process, write_checkpoint
@@ -12,6 +14,7 @@ from tests.tiny_families import EDM2, VAR, randomised
 from tests.var_inputs import inputs_of, make_var_inputs, train_spec
 
 SCALES = [2.0, 1.0, 0.5]  # 1 is none: the sampler's own is 3
+IMAGES = torch.zeros(4, 1, 4, 4, dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +159,7 @@ def test_trial_stopped_between_scales_goes_on_with_the_next(inputs, tmp_path, ra
 )
 def test_trial_keeps_what_is_best_by_the_scales_that_rank(inputs, tmp_path, monkeypatch, rank_by, fids, expected):
     made_up = iter(fids)
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: {"fid": next(made_up)})
+    monkeypatch.setattr(Evaluator, "evaluate", lambda *_, **__: Measured({"fid": next(made_up)}, IMAGES))
     assert kept(run_in_process("train", guided_spec(inputs, rank_by=rank_by), tmp_path)) == expected
 
 
@@ -164,7 +167,7 @@ def test_checkpoint_is_known_before_any_of_its_numbers(inputs, tmp_path):
     events = run_in_process("train", guided_spec(inputs), tmp_path)
     kinds = [event.get("role") or event["type"] for event in events if event.get("kimg") == 0.064]
     told = [kind for kind in kinds if kind in ("checkpoint", "evaluation", "state")]
-    assert told == ["checkpoint", *["evaluation"] * 4, "state"]
+    assert told == ["state", "checkpoint", *["evaluation"] * 4, "state"]
 
 
 def test_state_of_a_job_without_scales_is_that_of_before_there_were_any(inputs, tmp_path):

@@ -10,8 +10,11 @@ from typing import Any
 import pytest
 import torch
 
+from ddo_engine import events
 from ddo_engine.checkpoint import CheckpointManifest, save_checkpoint
+from ddo_engine.errors import Interrupted
 from ddo_engine.files import sha256_of
+from ddo_engine.interruption import StopRequest
 from ddo_engine.state_file import read_state
 from tests.engine_inputs import EngineInputs, make_inputs, merged, results, run_in_process, write_checkpoint
 from tests.integration.engine.test_resume import UNET
@@ -90,15 +93,29 @@ def runs(tmp_path_factory) -> Runs:
         "one row": merged(specs["edm"], {"training": {"batch_size": 1}}),
         "auto": merged(specs["edm"], {"objective": {"beta": "auto"}}),
     } | {mishap: inputs.train_spec() for mishap in MISHAPS}
-    specs["resumed"] = specs["stop"]
+    specs |= {"resumed": specs["stop"], "evaluate the rest": specs["evaluate"]}
     runs = Runs(folder, specs, {})
+    stop_evaluation(specs["evaluate"], runs.workdir("evaluate the rest"))
     cases = []
     for name, spec in specs.items():
-        command = name if name in ("generate", "evaluate") else "train"
+        command = name.split()[0] if name.startswith(("generate", "evaluate")) else "train"
         workdir = runs.workdir("stop" if name == "resumed" else name)
         cases.append(Case(command, spec, str(workdir), name if name in MISHAPS else None))
     outcomes = run_in_processes(cases, num_processes=2, folder=folder / "processes")
     return Runs(folder, specs, dict(zip(specs, outcomes, strict=True)))
+
+
+def stop_evaluation(spec: dict[str, Any], workdir: Path) -> None:
+    """Let one process draw two batches of sixteen."""
+
+    def stop_in_third(event: dict[str, Any], stop: StopRequest) -> None:
+        stop.requested = (event["type"], event.get("done")) == ("progress", 32)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(events, "MIN_PROGRESS_INTERVAL_SECONDS", 0.0)
+        with pytest.raises(Interrupted):
+            run_in_process("evaluate", spec, workdir, stop_in_third)
+    assert len(list(workdir.glob("evaluation-*/0000000-0000032.safetensors"))) == 1
 
 
 def finished(runs: Runs, name: str) -> list[dict[str, Any]]:
@@ -174,6 +191,12 @@ def test_samples_of_two_processes_are_those_of_one_to_the_bit(runs, command):
     assert ("file" if command == "generate" else "evaluation") in kinds
 
 
+def test_evaluation_of_one_process_is_ended_by_two_with_the_same_numbers(runs):
+    assert results(finished(runs, "evaluate the rest")) == results(finished(runs, "evaluate"))
+    # Its parts were theirs, or they would lie there still.
+    assert list(runs.workdir("evaluate the rest").iterdir()) == []
+
+
 @pytest.mark.parametrize(("command", "phase", "total"), [("generate", "sampling", 50), ("evaluate", "evaluation", 75)])
 def test_progress_counts_the_images_of_all_processes(runs, command, phase, total):
     told = [event for event in finished(runs, command) if event["type"] == "progress" and event["phase"] == phase]
@@ -204,7 +227,8 @@ def test_what_happens_to_one_process_ends_all_with_the_same_error(runs, mishap, 
     with pytest.raises(AssertionError, match=named):
         raise AssertionError(outcomes[0].message)
     states = [event["kimg"] for event in outcomes[0].events if event.get("role") == "state"]
-    assert states == ([0.032, 0.064] if mishap == "stop" else [0.032])
+    # the stop comes in the evaluation, before which there was a state, too
+    assert states == ([0.032, 0.064, 0.064] if mishap == "stop" else [0.032])
     assert read_state(runs.workdir(mishap) / "state.safetensors").header.step == 2 or mishap == "stop"
 
 

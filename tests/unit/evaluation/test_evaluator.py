@@ -46,7 +46,7 @@ def test_evaluate_equals_the_definition(
     feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module
 ) -> None:
     """All features in memory, NumPy's covariance: the same numbers."""
-    found = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), SETTINGS)
+    found = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), SETTINGS).metrics
     images = generate_images(
         model, get_family("edm"), range(5, 45), SAMPLER, class_counts=dataset.info.class_counts, grey_levels=17
     ).images_BCHW
@@ -67,9 +67,9 @@ def test_evaluate_does_not_depend_on_the_batch_size(
     feature_network: FeatureNetwork, dataset: ImageDataset, model: torch.nn.Module, batch_size: int
 ) -> None:
     family = get_family("edm")
-    expected = evaluator(feature_network, dataset).evaluate(model, family, SETTINGS)
+    expected = evaluator(feature_network, dataset).evaluate(model, family, SETTINGS).metrics
     other = evaluator(feature_network, dataset, SAMPLER.model_copy(update={"batch_size": batch_size}))
-    assert other.evaluate(model, family, SETTINGS) == pytest.approx(expected, rel=1e-4)
+    assert other.evaluate(model, family, SETTINGS).metrics == pytest.approx(expected, rel=1e-4)
     assert other.fingerprint(SETTINGS) == evaluator(feature_network, dataset).fingerprint(SETTINGS)
 
 
@@ -78,8 +78,8 @@ def test_evaluate_reports_progress_and_can_leave_precision_out(
 ) -> None:
     seen: list[int] = []
     settings = EvaluationSettings(num_samples=40, neighbours=None)
-    metrics = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), settings, seen.append)
-    assert seen == [16, 32, 40]
+    metrics = evaluator(feature_network, dataset).evaluate(model, get_family("edm"), settings, seen.append).metrics
+    assert seen == [0, 16, 32, 40]
     assert set(metrics) == {"fid"}
 
 
@@ -89,7 +89,7 @@ def test_evaluate_inception_score_is_of_the_samples_by_the_classes_of_the_networ
     """The other numbers stay what they are, and no batch size moves the splits."""
     feature_network.module.get_parameter("head.weight").mul_(100)  # untrained, it is sure of nothing
     family, settings = get_family("edm"), SETTINGS.model_copy(update={"inception_score_splits": 4})
-    found = evaluator(feature_network, dataset).evaluate(model, family, settings)
+    found = evaluator(feature_network, dataset).evaluate(model, family, settings).metrics
     images = generate_images(
         model, family, range(5, 45), SAMPLER, class_counts=dataset.info.class_counts, grey_levels=17
     ).images_BCHW
@@ -99,9 +99,9 @@ def test_evaluate_inception_score_is_of_the_samples_by_the_classes_of_the_networ
     assert expected > 1.05
     assert expected != pytest.approx(inception_score(probabilities), rel=1e-3)
     del found["inception_score"]
-    assert found == evaluator(feature_network, dataset).evaluate(model, family, SETTINGS)
+    assert found == evaluator(feature_network, dataset).evaluate(model, family, SETTINGS).metrics
     other = evaluator(feature_network, dataset, SAMPLER.model_copy(update={"batch_size": 7}))
-    assert other.evaluate(model, family, settings)["inception_score"] == pytest.approx(expected, rel=1e-4)
+    assert other.evaluate(model, family, settings).metrics["inception_score"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_evaluate_inception_score_that_cannot_be_is_refused_before_anything_is_drawn(
