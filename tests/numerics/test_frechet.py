@@ -64,6 +64,28 @@ def test_frechet_low_rank_equals_the_closed_form_to_twelve_digits() -> None:
     assert frechet_distance(zero, torch.outer(u, u), zero, torch.outer(v, v)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("ranks", [(12, 3), (3, 12), (5, 5), (5, 9), (0, 5), (0, 0)])
+def test_frechet_of_any_ranks_equals_the_sum_of_singular_values(ranks: tuple[int, int]) -> None:
+    """With C = X Xᵀ the overlap is the nuclear norm of X1ᵀ X2, whichever way it is taken."""
+    generator = torch.Generator().manual_seed(8)
+    first, second = (torch.randn(12, rank, dtype=torch.float64, generator=generator) for rank in ranks)
+    overlap = torch.linalg.svdvals(first.T @ second).sum()
+    expected = float(first.square().sum() + second.square().sum() - 2 * overlap)
+    zero = torch.zeros(12, dtype=torch.float64)
+    distance = frechet_distance(zero, first @ first.T, zero, second @ second.T)
+    assert distance == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("decades", [2, 6])
+def test_frechet_of_ill_conditioned_covariances_keeps_its_digits(decades: int) -> None:
+    """Turned alike, they commute: the closed form of diagonal ones holds."""
+    turn = torch.linalg.qr(spd(16, 5)).Q
+    s1, s2 = torch.logspace(0, -decades / 2, 16).double(), torch.logspace(-decades / 2, 0, 16).double()
+    zero = torch.zeros(16, dtype=torch.float64)
+    distance = frechet_distance(zero, turn * s1**2 @ turn.T, zero, turn * s2**2 @ turn.T)
+    assert distance == pytest.approx(float(((s1 - s2) ** 2).sum()), rel=1e-12)
+
+
 def test_frechet_is_symmetric_and_invariant_under_rotation() -> None:
     cov1, cov2 = spd(16, 1), spd(16, 2)
     mu1, mu2 = torch.randn(2, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
