@@ -13,6 +13,7 @@ from rich.text import Text
 from ddo_client import output
 from ddo_client.baseline_table import baselines_table
 from ddo_client.client import Client
+from ddo_client.comparison_table import comparison_table
 from ddo_client.curve_figure import draw
 from ddo_client.curve_table import curves_table
 from ddo_client.errors import DdoError
@@ -184,6 +185,16 @@ def curve(
         if png is not None:
             draw(found, png)
         _console.print(curves_table(found))
+
+
+@app.command()
+def compare(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="ckpt_… or eval_…, of one job or several.")],
+    metric: Annotated[str, typer.Option(help="fid, precision, recall or inception_score.")] = "fid",
+) -> None:
+    """Rank checkpoints by numbers of one protocol; those of different protocols are refused."""
+    with _client() as client:
+        _console.print(comparison_table(client.compare(ids, metric=metric)))
 
 
 @app.command()

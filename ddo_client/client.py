@@ -26,6 +26,7 @@ from ddo_client.errors import ApiError, DdoError, FieldError, UnexpectedAnswer, 
 from ddo_client.models import (
     Baseline,
     Checkpoint,
+    Comparison,
     Event,
     GuidanceCurves,
     Job,
@@ -216,6 +217,18 @@ class Client:
     def best(self, job_id: str) -> Checkpoint:
         """Return a job's best checkpoint so far; the base until something beats it."""
         return self._ask(Checkpoint, "GET", f"/jobs/{_segment(job_id)}/best")
+
+    def compare(self, ids: Sequence[str], *, metric: str = "fid") -> Comparison:
+        """Rank checkpoints, of one job or several, by numbers of one protocol.
+
+        Args:
+            ids: ``ckpt_…``, which stands for all of its evaluations, or ``eval_…`` for one.
+            metric: "fid", "precision", "recall" or "inception_score".
+
+        Raises:
+            ApiError: ``protocols_differ``: their numbers must not be ranked; the message says which parts differ.
+        """
+        return self._ask(Comparison, "GET", "/comparison", params={"of": list(ids), "metric": metric})
 
     def cancel(self, job_id: str) -> Job:
         """Cancel a job; cancelling twice is fine."""

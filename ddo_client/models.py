@@ -335,6 +335,34 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Compared:
+    """One checkpoint of a comparison."""
+
+    rank: int
+    value: float
+    checkpoint_id: str
+    job_id: str
+    round_index: int
+    trial_index: int | None
+    baseline_index: int | None
+    alpha: float | None
+    beta: float | None
+    kimg: float
+    evaluation: Measured
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Checkpoints ranked by numbers of one protocol, best first."""
+
+    metric: str
+    lower_is_better: bool
+    fingerprint: str
+    protocol: dict[str, Any]
+    data: tuple[Compared, ...]
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """An average of a trial's weights by power function, for ``python -m ddo_engine reconstruct``."""
 

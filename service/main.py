@@ -11,6 +11,7 @@ from service.api import error_handlers, openapi
 from service.api.artifacts import endpoints as artifacts
 from service.api.baselines import endpoints as baselines
 from service.api.checkpoints import endpoints as checkpoints
+from service.api.comparison import endpoints as comparison
 from service.api.events import endpoints as events
 from service.api.guidance_curve import endpoints as guidance_curve
 from service.api.health import endpoints as health
@@ -72,7 +73,19 @@ def create_app(settings: ServiceSettings | None = None) -> FastAPI:
     app.state.registry = registry
     app.add_middleware(RequestContext, metrics=request_metrics)
     error_handlers.install(app)
-    for domain in (jobs, rounds, guidance_curve, baselines, checkpoints, artifacts, events, presets, objects, health):
+    for domain in (
+        jobs,
+        rounds,
+        guidance_curve,
+        baselines,
+        checkpoints,
+        comparison,
+        artifacts,
+        events,
+        presets,
+        objects,
+        health,
+    ):
         app.include_router(domain.router)
     openapi.install(app)
     return app

@@ -158,6 +158,22 @@ def test_curve_prints_the_table_and_draws_it(service: Service, tmp_path: Path) -
     assert (tmp_path / "curve.png").stat().st_size > 10_000
 
 
+def test_compare_ranks_checkpoints_and_refuses_other_protocols(service: Service) -> None:
+    job_ids = [service.client.submit(service.body(evaluation={"num_samples": count})).id for count in (50, 50, 80)]
+    service.worker().run()
+    first, second, apart = (service.client.best(job_id).id for job_id in job_ids)
+
+    done = service.ddo("compare", first, second)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:1] for line in done.stdout.splitlines()[1:3]] == [["1"], ["1"]]
+    assert first in done.stdout
+    assert second in done.stdout
+
+    refused = service.ddo("compare", first, apart)
+    assert refused.returncode == 1
+    assert "num_samples is 50 against 80" in " ".join(refused.stderr.split())
+
+
 def test_events_shows_the_log(service: Service, job_file: Path) -> None:
     job_id = _submitted(service, job_file)
     service.worker().run()

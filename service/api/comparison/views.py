@@ -1,0 +1,89 @@
+"""From evaluations to a comparison, or to why there is none."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.api.comparison.protocols import Apart, Number, common_protocol
+from service.api.comparison.repository import MeasuredCheckpoint
+from service.api.comparison.schemas import Compared, Comparison, Difference
+from service.api.measured import measured
+from service.api.problems import Conflict, Unprocessable
+
+LOWER_IS_BETTER: Mapping[str, bool] = {
+    "fid": True,
+    "precision": False,
+    "recall": False,
+    "inception_score": False,
+}
+
+
+def comparison(found: Mapping[str, Sequence[MeasuredCheckpoint]], metric: str) -> Comparison:
+    """Rank what the ids stand for by a metric.
+
+    Raises:
+        Conflict: There is no protocol that all were measured under; says in which parts two of them differ.
+        Unprocessable: The protocol that joins them does not measure the metric.
+    """
+    rows = {row.evaluation.id: row for several in found.values() for row in several}
+    numbers = {
+        id_: [Number(row.evaluation.id, row.evaluation.fingerprint, row.evaluation.protocol) for row in several]
+        for id_, several in found.items()
+    }
+    chosen = common_protocol(numbers)
+    if isinstance(chosen, Apart):
+        raise _refusal(chosen)
+    compared = [rows[number.evaluation_id] for number in chosen.values()]
+    without = [row.checkpoint.id for row in compared if row.evaluation.metrics.get(metric) is None]
+    if without:
+        raise Unprocessable(
+            f"{without[0]} was measured without {metric} under the protocol that joins all of them; compare by another "
+            "metric, or ask for it in the jobs' evaluation.",
+            code="metric_not_measured",
+            param="metric",
+        )
+    lower = LOWER_IS_BETTER[metric]
+    values = sorted((row.evaluation.metrics[metric] for row in compared), reverse=not lower)
+    data = [_compared(row, values.index(row.evaluation.metrics[metric]) + 1, metric) for row in compared]
+    judge = compared[0].evaluation
+    return Comparison(
+        metric=metric,
+        lower_is_better=lower,
+        fingerprint=judge.fingerprint,
+        protocol=judge.protocol,
+        data=sorted(data, key=lambda item: item.rank),
+    )
+
+
+def _compared(row: MeasuredCheckpoint, rank: int, metric: str) -> Compared:
+    trial, checkpoint = row.trial, row.checkpoint
+    return Compared(
+        rank=rank,
+        value=row.evaluation.metrics[metric],
+        checkpoint_id=checkpoint.id,
+        job_id=checkpoint.job_id,
+        round_index=row.round_index,
+        trial_index=None if trial is None else trial.trial_index,
+        baseline_index=row.baseline_index,
+        alpha=None if trial is None else trial.alpha,
+        beta=None if trial is None else trial.trained_beta,
+        kimg=checkpoint.kimg,
+        evaluation=measured(row.evaluation, kimg=checkpoint.kimg),
+    )
+
+
+def _refusal(apart: Apart) -> Conflict:
+    told = "; ".join(f"{path} is {_said(one)} against {_said(other)}" for path, (one, other) in apart.parts.items())
+    differences = [
+        Difference(param=path, values={apart.first: one, apart.second: other})
+        for path, (one, other) in apart.parts.items()
+    ]
+    return Conflict(
+        f"{apart.first} and {apart.second} were not measured under one protocol, so that their numbers must not be "
+        f"ranked: {told}. Evaluate both in jobs with the same settings.",
+        code="protocols_differ",
+        members={"differences": [difference.model_dump() for difference in differences]},
+    )
+
+
+def _said(value: Any) -> str:
+    return "not said" if value is None else str(value)
