@@ -23,13 +23,13 @@ from rich.progress import track
 from rich.table import Table
 
 from ddo_engine.checkpoint import LoadedCheckpoint, load_checkpoint
-from ddo_engine.data import ImageDataset, load_dataset
+from ddo_engine.data import ImageDataset, InMemoryDataset, load_dataset
 from ddo_engine.evaluate import denoising_loss
-from ddo_engine.evaluation import Evaluator, load_features
+from ddo_engine.evaluation import Judge, load_features
 from ddo_engine.families.protocol import LabelledImages
 from ddo_engine.files import sha256_of
 from ddo_engine.sampling import generate_images
-from ddo_engine.spec import HeunSettings, LabelDistribution
+from ddo_engine.spec import EvaluationSettings, HeunSettings, LabelDistribution
 
 SAMPLER = HeunSettings(num_steps=18, labels=LabelDistribution.BALANCED, batch_size=1000)
 FIRST_SEED, SEED_STRIDE = 1_500_000_000, 1_000_000
@@ -60,13 +60,13 @@ class Bench:
     Attributes:
         train: Training split.
         held_out: Held-out split.
-        evaluators: By the name that their FID gets in the verdict.
+        judges: By the name that their FID gets in the verdict.
         grey_levels: What samples are rounded to.
     """
 
     train: ImageDataset
     held_out: ImageDataset
-    evaluators: dict[str, Evaluator]
+    judges: dict[str, Judge]
     grey_levels: int
 
     @classmethod
@@ -75,12 +75,12 @@ class Bench:
         paths = {split: data_dir / f"digits-{split}.zip" for split in ("train", "heldout")}
         data = {split: load_dataset(path) for split, path in paths.items()}
         networks = {name: load_features(assets_dir / f"{name}.safetensors") for name in ("features", "judge")}
-        evaluators = {
-            f"{name}/{split}": Evaluator(network, data[split], sha256_of(paths[split]), SAMPLER, grey_levels, None)
+        judges = {
+            f"{name}/{split}": Judge(network, data[split], sha256_of(paths[split]))
             for name, network in networks.items()
             for split in paths
         }
-        return cls(data["train"], data["heldout"], evaluators, grey_levels)
+        return cls(data["train"], data["heldout"], judges, grey_levels)
 
 
 def verdict(path: Path, bench: Bench, *, num_seeds: int = 3, num_samples: int = 5000) -> dict[str, Spread]:
@@ -105,13 +105,16 @@ def verdict(path: Path, bench: Bench, *, num_seeds: int = 3, num_samples: int = 
 def measure(samples: LabelledImages, bench: Bench) -> dict[str, float]:
     """Return all that is measured on one set of samples."""
     row: dict[str, float] = {}
-    for name, evaluator in bench.evaluators.items():
+    for name, judge in bench.judges.items():
         network, split = name.split("/")
-        metrics = evaluator.measure(samples.images_BCHW, NEIGHBOURS if split == "train" else None)
+        settings = EvaluationSettings(
+            num_samples=len(samples.images_BCHW), neighbours=NEIGHBOURS if split == "train" else None
+        )
+        metrics = judge.measure(InMemoryDataset(samples.images_BCHW, None), settings)
         row |= {f"fid {name}": metrics["fid"]}
         row |= {f"{metric} {network}": metrics[metric] for metric in ("precision", "recall") if metric in metrics}
     assert samples.labels_B is not None
-    logits = bench.evaluators["judge/train"].feature_network(samples.images_BCHW)["logits"]
+    logits = bench.judges["judge/train"].feature_network(samples.images_BCHW)["logits"]
     row["label accuracy"] = float((logits.argmax(dim=1) == samples.labels_B).double().mean())
     return row
 

@@ -67,9 +67,9 @@ def test_cached_statistics_are_of_one_reading(inputs, photographs, tmp_path):
         reading = DatasetReading.model_validate(READING | {"transform": transform})
         dataset = load_dataset(photographs, reading)
         evaluator = Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, tmp_path / "cache", reading)
-        means.append(evaluator.reference.moments.mu_D)
+        means.append(evaluator.judge.reference.moments.mu_D)
         uncached = Evaluator(features, dataset, "0" * 64, HeunSettings(), 256, None)
-        assert torch.equal(means[-1], uncached.reference.moments.mu_D)
+        assert torch.equal(means[-1], uncached.judge.reference.moments.mu_D)
     assert not torch.equal(means[0], means[1])
 
 

@@ -7,7 +7,7 @@ import torch
 
 from ddo_engine.data import ImageDataset, InMemoryDataset, round_to_grey_levels
 from ddo_engine.errors import IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
-from ddo_engine.evaluation import Evaluator, FeatureNetwork, frechet_distance, inception_score, load_features
+from ddo_engine.evaluation import Evaluator, FeatureNetwork, Judge, frechet_distance, inception_score, load_features
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images
@@ -129,7 +129,7 @@ def test_protocol_names_the_splits_only_where_there_are_any(
 
 
 def test_measure_the_dataset_itself_is_zero(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
-    metrics = evaluator(feature_network, dataset).measure(dataset.images_NCHW, 3)
+    metrics = Judge(feature_network, dataset, SHA).measure(dataset, SETTINGS.model_copy(update={"num_samples": 300}))
     assert metrics["fid"] == pytest.approx(0, abs=1e-9)
     assert (metrics["precision"], metrics["recall"]) == (1.0, 1.0)
 
@@ -165,18 +165,20 @@ def test_fingerprint_changes_with_the_feature_network(
 def test_reference_is_cached_and_damaged_caches_are_computed_again(
     feature_network: FeatureNetwork, dataset: ImageDataset, tmp_path: Path
 ) -> None:
-    expected = evaluator(feature_network, dataset, cache=tmp_path).reference
+    expected = evaluator(feature_network, dataset, cache=tmp_path).judge.reference
     (file,) = tmp_path.rglob("*.npz")
     whole = file.read_bytes()
     # a dataset of other images but the same hash shows that the cache is what is read
     other = InMemoryDataset(255 - dataset.images_NCHW, dataset.labels_N)
-    assert torch.equal(evaluator(feature_network, other, cache=tmp_path).reference.moments.mu_D, expected.moments.mu_D)
+    assert torch.equal(
+        evaluator(feature_network, other, cache=tmp_path).judge.reference.moments.mu_D, expected.moments.mu_D
+    )
     npy = BytesIO()
     np.save(npy, np.zeros(3))
     flipped = whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
     for damaged in (b"", whole[:200], whole[:-50], flipped, b"PK\x03\x04" + bytes(400), npy.getvalue()):
         file.write_bytes(damaged)
-        again = evaluator(feature_network, dataset, cache=tmp_path).reference
+        again = evaluator(feature_network, dataset, cache=tmp_path).judge.reference
         assert torch.equal(again.moments.scatter_DD, expected.moments.scatter_DD)
         assert torch.equal(again.features_MD, expected.features_MD)
         assert file.read_bytes() == whole
@@ -185,9 +187,9 @@ def test_reference_is_cached_and_damaged_caches_are_computed_again(
 def test_reference_keeps_a_bounded_even_share_of_features(
     feature_network: FeatureNetwork, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = evaluator(feature_network, dataset).reference
+    whole = evaluator(feature_network, dataset).judge.reference
     monkeypatch.setattr("ddo_engine.evaluation.reference.MANIFOLD_IMAGES", 4)
-    reference = evaluator(feature_network, dataset).reference
+    reference = evaluator(feature_network, dataset).judge.reference
     torch.testing.assert_close(reference.features_MD, whole.features_MD[[0, 100, 199, 299]])
     assert reference.moments.count == 300
 

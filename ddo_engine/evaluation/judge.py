@@ -1,0 +1,207 @@
+"""What images are measured with: a feature network, and a dataset that they are compared with."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ddo_engine.data import ImageDataset
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec
+from ddo_engine.evaluation.features import FeatureNetwork
+from ddo_engine.evaluation.frechet import frechet_distance
+from ddo_engine.evaluation.inception_score import inception_score_of_logits
+from ddo_engine.evaluation.moments import Moments
+from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
+from ddo_engine.evaluation.reference import ReferenceStatistics, extract_outputs, reference_statistics
+from ddo_engine.spec import IMAGES_AS_STORED, DatasetInfo, DatasetReading, EvaluationSettings
+
+METRICS_VERSION = 1  # raise it whenever the same images would give other numbers
+
+
+class Judge:
+    """Measures images, wherever they come from; what it knows of the dataset is computed when first needed."""
+
+    def __init__(
+        self,
+        feature_network: FeatureNetwork,
+        dataset: ImageDataset,
+        dataset_sha256: str,
+        dataset_reading: DatasetReading = IMAGES_AS_STORED,
+        cache_folder: Path | None = None,
+        on_reading: Callable[[int], None] | None = None,
+        autoencoder_sha256: str = "",
+    ) -> None:
+        """Check that network and images fit.
+
+        Args:
+            feature_network: In whose features everything is measured.
+            dataset: What images are compared with.
+            dataset_sha256: Of the dataset's file.
+            dataset_reading: What was done to the images of the file.
+            cache_folder: Where the dataset's statistics are kept between runs; None keeps none.
+            on_reading: Called with the number of dataset images that the statistics have seen so far.
+            autoencoder_sha256: Of what stands between model and pixels: latents have other pixels behind another.
+
+        Raises:
+            InvalidFeatureNetwork: It does not take images like the dataset's.
+            IncompatibleInputs: The dataset has fewer than two images.
+        """
+        feature_network.check_takes(dataset.info.img_resolution, dataset.info.img_channels)
+        if len(dataset) < 2:
+            raise IncompatibleInputs("FID needs a dataset of at least two images", param="dataset")
+        self.feature_network = feature_network
+        self.dataset = dataset
+        self._dataset_sha256 = dataset_sha256
+        self._dataset_reading = dataset_reading
+        self._cache_folder = cache_folder
+        self._on_reading = on_reading
+        self._autoencoder_sha256 = autoencoder_sha256
+        self._manifolds: dict[int, Manifold] = {}
+
+    @cached_property
+    def reference(self) -> ReferenceStatistics:
+        """Statistics of the dataset."""
+        name = self._dataset_sha256
+        if self._dataset_reading != IMAGES_AS_STORED:
+            name += self._dataset_reading.model_dump_json()
+        name += self._autoencoder_sha256
+        return reference_statistics(
+            self.feature_network, self.dataset, name, METRICS_VERSION, self._cache_folder, self._on_reading
+        )
+
+    def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
+        """Return all that the numbers of given images depend on; how they were drawn is not among it."""
+        protocol: dict[str, Any] = {
+            "metrics_version": METRICS_VERSION,
+            "num_samples": settings.num_samples,
+            "neighbours": settings.neighbours,
+            "feature_network_sha256": self.feature_network.sha256,
+            "reference_sha256": self._dataset_sha256,
+        }
+        # Left out where they say nothing, so that fingerprints of before they existed stay what they are.
+        if settings.inception_score_splits is not None:
+            protocol["inception_score_splits"] = settings.inception_score_splits
+        if self._dataset_reading != IMAGES_AS_STORED:
+            protocol["dataset_reading"] = self._dataset_reading.model_dump(mode="json")
+        return protocol
+
+    def check(self, settings: EvaluationSettings) -> None:
+        """Refuse to measure what cannot be, before anything is drawn.
+
+        Raises:
+            InvalidSpec: Not more samples than neighbours, or samples that cannot be split evenly.
+            InvalidFeatureNetwork: The inception score is asked for, and the feature network is no classifier.
+            IncompatibleInputs: Not more dataset images than neighbours.
+        """
+        self._check_neighbours(settings)
+        self._check_splits(settings)
+
+    def outputs(self, images_NCHW: Tensor, settings: EvaluationSettings) -> dict[str, Tensor]:
+        """Return what :meth:`metrics` wants of uint8 images, by name: float32 on the CPU, one row each.
+
+        Raises:
+            InvalidFeatureNetwork: The network does not compute it, or not as finite numbers.
+        """
+        names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
+        return dict(zip(names, extract_outputs(self.feature_network, images_NCHW, names), strict=True))
+
+    def metrics(self, outputs: Mapping[str, Tensor], settings: EvaluationSettings) -> dict[str, float]:
+        """Return the numbers of images whose outputs these are, in order.
+
+        Returns:
+            "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
+            "inception_score".
+        """
+        features_MD, neighbours = outputs["features"], settings.neighbours
+        fake, real = Moments.of(features_MD), self.reference.moments
+        metrics = {"fid": frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)}
+        if neighbours is not None:
+            real_manifold = self._manifold(neighbours)
+            metrics["precision"], metrics["recall"] = precision_recall(real_manifold, features_MD, neighbours)
+        if settings.inception_score_splits is not None:
+            metrics["inception_score"] = inception_score_of_logits(outputs["logits"], settings.inception_score_splits)
+        return metrics
+
+    def measure(
+        self, images: ImageDataset, settings: EvaluationSettings, on_progress: Callable[[int], None] | None = None
+    ) -> dict[str, float]:
+        """Return the metrics of images at hand, of which only one batch is held at a time.
+
+        Args:
+            images: The first ``settings.num_samples`` of them are measured.
+            settings: What is measured; seed and guidance scales play no part.
+            on_progress: Called with the number of images so far.
+
+        Raises:
+            IncompatibleInputs: They are of another shape than the dataset's, or fewer than ``num_samples``.
+            EngineError: As of :meth:`check` and :meth:`outputs`, or an image is damaged.
+        """
+        self._check_images(images, settings)
+        self.check(settings)
+        num_images = self.feature_network.images_per_call(images.info.img_resolution)
+        parts: list[dict[str, Tensor]] = []
+        for start in range(0, settings.num_samples, num_images):
+            stop = min(start + num_images, settings.num_samples)
+            parts.append(self.outputs(images.batch(range(start, stop)).images_BCHW, settings))
+            if on_progress is not None:
+                on_progress(stop)
+        return self.metrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, settings)
+
+    def _manifold(self, neighbours: int) -> Manifold:
+        if neighbours not in self._manifolds:
+            features_MD = self.reference.features_MD.to(self.feature_network.device)
+            self._manifolds[neighbours] = Manifold.of(features_MD, neighbours)
+        return self._manifolds[neighbours]
+
+    def _check_images(self, images: ImageDataset, settings: EvaluationSettings) -> None:
+        found, wanted = (_shape(info) for info in (images.info, self.dataset.info))
+        if found != wanted:
+            raise IncompatibleInputs(
+                f"the images are {found}, those of the dataset {wanted}: give a dataset of their size, or let its "
+                "images be made so (transform, resolution, convert); the images themselves are measured as they are",
+                param="images",
+            )
+        if len(images) < settings.num_samples:
+            raise IncompatibleInputs(
+                f"there are {len(images):,} images, {settings.num_samples:,} shall be measured: give more, or lower "
+                "num_samples",
+                param="num_samples",
+            )
+
+    def _check_neighbours(self, settings: EvaluationSettings) -> None:
+        if settings.neighbours is None:
+            return
+        if settings.num_samples <= settings.neighbours:
+            raise InvalidSpec(
+                f"{settings.neighbours} neighbours need more than {settings.num_samples} samples", param="neighbours"
+            )
+        if len(self.dataset) <= settings.neighbours:
+            raise IncompatibleInputs(
+                f"{settings.neighbours} neighbours need a dataset of more than {len(self.dataset)} images",
+                param="neighbours",
+            )
+
+    def _check_splits(self, settings: EvaluationSettings) -> None:
+        self.feature_network.check_measures(settings)
+        if settings.num_samples % (settings.inception_score_splits or 1):
+            raise InvalidSpec(
+                f"{settings.num_samples} samples cannot be cut into {settings.inception_score_splits} equal splits: "
+                "choose a divisor",
+                param="evaluation.inception_score_splits",
+            )
+
+
+def _shape(info: DatasetInfo) -> str:
+    what = f"{info.img_resolution}x{info.img_resolution} with {info.img_channels} channel(s)"
+    return what if info.kind == "images" else f"latents, {what}"
+
+
+def fingerprint_of(protocol: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a protocol: only numbers of one fingerprint are ranked together."""
+    canonical = json.dumps(protocol, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
