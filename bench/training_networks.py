@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,13 @@ class Subject:
         )
         return cls(loss, ddo, mle)
 
+    def computing_by(self, layout: Layout) -> "Subject":
+        """Return the same trials, on the same weights and moments, by what another layout computes with."""
+        state = replace(self.ddo.state, layout=layout)
+        loss = replace(self.loss, reference_model=layout.frozen_network(self.reference))
+        ddo = replace(self.ddo, loss=loss, state=state)
+        return replace(self, loss=loss, ddo=ddo, mle=replace(self.mle, state=state))
+
     @property
     def target(self) -> nn.Module:
         """The network that learns."""
@@ -212,9 +219,12 @@ def edm_cifar10(batch_size: int, device: torch.device) -> Subject:
 def var_d16_of_fixed_tokens(batch_size: int, device: torch.device) -> Subject:
     """Return VAR-d16; its dataset and its fakes are tokens, so that no side of a comparison encodes any."""
     model = var_d16().to(device)
-    return Subject.of(
-        model, "var", batch_size, lambda count: torch.randint(model.vocab_size, (count, model.num_tokens))
-    )
+    return Subject.of(model, "var", batch_size, tokens_of(model))
+
+
+def tokens_of(model: VAR) -> Callable[[int], Tensor]:
+    """Return what makes so many random token maps of a model."""
+    return lambda count: torch.randint(model.vocab_size, (count, model.num_tokens))
 
 
 SUBJECTS: Mapping[str, tuple[str, Callable[[int, torch.device], Subject], int]] = {

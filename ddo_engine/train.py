@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from ddo_engine.accelerated import accelerated, check_kernels, setting_of_kernels
 from ddo_engine.batches import BatchSource, DataOrder, RandomCrops
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.data import ImageDataset
@@ -31,7 +32,7 @@ from ddo_engine.parallel.layout import Layout, Replicated
 from ddo_engine.probe import find_beta, probe_spec
 from ddo_engine.provenance import InputHashes, run_identity
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import TrainSpec
+from ddo_engine.spec import Progress, TrainingSettings, TrainSpec
 from ddo_engine.state import TrainingState
 from ddo_engine.state_file import SavedState, read_state
 from ddo_engine.state_identity import check_belongs_to, numerics_of, warn_of_other_numerics
@@ -74,8 +75,9 @@ def _prepare(spec: TrainSpec, context: RunContext, saved: SavedState | None) -> 
     base = models.checkpoint
     base.family.check_training(base.model, spec.training)
     check_random_crop(base.info, spec.training)
+    check_kernels(base.family, base.model, spec.training)
     base.family.constrain_(base.model)
-    layout = _layout(context, base)
+    layout = _layout(spec.training, context, base)
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
     check_model_fits_dataset(base.info, dataset.info)
     check_grey_levels(dataset, spec.grey_levels)
@@ -115,10 +117,17 @@ def _require_rows_for_all(spec: TrainSpec, context: RunContext) -> None:
         )
 
 
-def _layout(context: RunContext, base: LoadedCheckpoint) -> Layout:
-    """Return where the trial's weights are; sharded, the base holds its rows from here on."""
+def _layout(training: TrainingSettings, context: RunContext, base: LoadedCheckpoint) -> Layout:
+    """Return where weights are and what computes with them; sharded, the base holds its rows from here on."""
+    setting = setting_of_kernels(training)
     if not context.shard_weights:
-        return Replicated(context.ranks)
+        return Replicated(context.ranks) if setting is None else _accelerated(training, context, base)
+    if setting is not None:
+        raise InvalidSpec(
+            f"{setting}: not with weights in rows, whose blocks are gathered and let go around every call: leave it "
+            "out, or train without --shard-weights (DDO_SHARD_WEIGHTS of a worker)",
+            param=setting,
+        )
     if context.ranks.size == 1:
         raise InvalidSpec(
             "--shard-weights: there is one process, which has all weights in any case: start several with torchrun, or "
@@ -128,6 +137,13 @@ def _layout(context: RunContext, base: LoadedCheckpoint) -> Layout:
     from ddo_engine.parallel.sharded_weights import Sharded  # noqa: PLC0415  (a second, for few)
 
     return Sharded.of(base.model, base.family, context.ranks)
+
+
+def _accelerated(training: TrainingSettings, context: RunContext, base: LoadedCheckpoint) -> Layout:
+    def tell(done: int, total: int) -> None:
+        context.events.emit(Progress(phase="compiling", done=done, total=total, unit="blocks"))
+
+    return accelerated(base.family, context.device, training, context.ranks, context.cache, tell)
 
 
 def _found_beta(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ddo_engine.accelerated import check_kernels
 from ddo_engine.baseline_checks import check_baselines
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.converted_inputs import convert_inputs
@@ -71,6 +72,7 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
 def _check_training(checkpoint: LoadedCheckpoint, training: TrainingSettings) -> None:
     checkpoint.family.check_training(checkpoint.model, training)
     check_random_crop(checkpoint.info, training)
+    check_kernels(checkpoint.family, checkpoint.model, training)
 
 
 def _check_later_training(checkpoint: LoadedCheckpoint, later: Sequence[TrainingSettings]) -> None:

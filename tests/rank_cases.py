@@ -25,7 +25,7 @@ import torch
 from ddo_engine.command_line import COMMANDS
 from ddo_engine.errors import EngineError, InvalidSpec
 from ddo_engine.events import EventWriter
-from ddo_engine.families.protocol import ShardingPlan
+from ddo_engine.families.protocol import BlockPlan
 from ddo_engine.interruption import StopRequest
 from ddo_engine.parallel.joining import joined
 from ddo_engine.parallel.launch import launch_of
@@ -186,7 +186,7 @@ def meetings_of_rows(ranks: Ranks) -> dict[str, Any]:
         for index, parameter in enumerate(whole.parameters()):
             parameter.copy_(torch.arange(float(parameter.numel())).reshape(parameter.shape) + index)
     expected = {name: parameter.tolist() for name, parameter in whole.named_parameters()}
-    family = mock.Mock(sharding_plan=lambda model: ShardingPlan(model, [model[0], model[1]]))
+    family = mock.Mock(block_plan=lambda model: BlockPlan(model, [model[0], model[1]]))
     layout = Sharded.of(whole, family, ranks)
     network = layout.network(whole)
     with layout.whole(whole) as gathered:

@@ -88,19 +88,23 @@ class LikelihoodRatios(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ShardingPlan:
-    """Where a network can be cut when no process is to hold all of its weights.
+class BlockPlan:
+    """Where a network can be cut: when no process is to hold all of its weights, or parts of it are compiled.
 
     Attributes:
         root: A module of it; whatever calls a block has called this one before.
         blocks: Modules whose parameters are gathered for a call of the module and let go after it; one may lie inside
             a later one, whose own calls then do without its parameters. Parameters elsewhere stay whole.
         call: Method of ``root`` that calls the blocks.
+        of_images: Whether what it is called with first is images, (B, C, H, W).
+        rows_vary: Whether training calls it with other numbers of rows from step to step.
     """
 
     root: nn.Module
     blocks: Sequence[nn.Module]
     call: str = "forward"
+    of_images: bool = True
+    rows_vary: bool = False
 
 
 class ImageModel(Protocol):
@@ -250,8 +254,8 @@ class Family(Protocol):
             parameter: Of that name.
         """
 
-    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
-        """Return where to cut the network over processes.
+    def block_plan(self, model: nn.Module) -> BlockPlan:
+        """Return where to cut the network.
 
         Raises:
             InvalidSpec: It has no blocks.

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
+from ddo_engine.errors import InvalidSpec
 from ddo_engine.families.protocol import Family
 from ddo_engine.parallel.ranks import Ranks
 from ddo_engine.parallel.rows import Rows, rows_of
@@ -62,7 +63,13 @@ class Sharded:
             InvalidSpec: The family cannot say where to cut the network.
         """
         assert ranks.data is not None
-        blocks = family.sharding_plan(model).blocks
+        try:
+            blocks = family.block_plan(model).blocks
+        except InvalidSpec as error:
+            raise InvalidSpec(
+                f"--shard-weights (DDO_SHARD_WEIGHTS of a worker): {error.message}; train it without",
+                param="shard_weights",
+            ) from error
         in_blocks = {id(parameter) for block in blocks for parameter in block.parameters()}
         shapes = {
             name: tuple(parameter.shape)
@@ -85,7 +92,7 @@ class Sharded:
     def network(self, model: nn.Module) -> nn.Module:
         """See :meth:`ddo_engine.parallel.layout.Layout.network`; the model's rows move into memory that is shared."""
         network = deepcopy(self.skeleton)
-        plan = self.family.sharding_plan(network)
+        plan = self.family.block_plan(network)
         kept = {parameter for name, parameter in network.named_parameters() if name not in self.shapes}
         for block in plan.blocks:
             self._shard_(block, kept)
@@ -109,7 +116,7 @@ class Sharded:
         """See :meth:`ddo_engine.parallel.layout.Layout.frozen_network`."""
         network = self._filled(model, lambda rows: rows.own)
         names = {id(parameter): name for name, parameter in network.named_parameters() if name in self.shapes}
-        for block in self.family.sharding_plan(network).blocks:
+        for block in self.family.block_plan(network).blocks:
             # Those of a block inside of this one have come before it.
             found = {id(each): each for each in block.parameters() if id(each) in names}
             rows = {each: Rows(each.data, self.shapes[names.pop(key)], self.ranks) for key, each in found.items()}

@@ -113,6 +113,16 @@ class TrainingSettings(Settings):
         description="What networks compute in under autocast; ratios and losses are always float32. VAR only: float16, "
         "with a loss scale, as the paper's VAR runs.",
     )
+    compile: bool = Field(
+        default=False,
+        description="Let torch compile the blocks of the networks that train: minutes at the start, then faster steps "
+        "with other last bits. Needs a compiler on the worker; not for weights in rows.",
+    )
+    memory_format: Literal["contiguous", "channels_last"] = Field(
+        default="contiguous",
+        description="How images lie in the memory of the networks that train; 'channels_last' for diffusion alone. "
+        "Changes speed and last bits.",
+    )
     label_dropout: float | None = Field(
         default=None,
         ge=0,

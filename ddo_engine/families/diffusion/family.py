@@ -23,7 +23,7 @@ from ddo_engine.families.diffusion.precision import dropout_off, forbid_tf32
 from ddo_engine.families.diffusion.space import Autoencoder, LatentSpace
 from ddo_engine.families.diffusion.streams import SampleStreams
 from ddo_engine.families.diffusion.training_settings import refusal_of_online_fakes, refuse_settings_of_tokens
-from ddo_engine.families.protocol import BatchPart, LabelledImages, LikelihoodRatios, ObjectiveKind, ShardingPlan
+from ddo_engine.families.protocol import BatchPart, BlockPlan, LabelledImages, LikelihoodRatios, ObjectiveKind
 from ddo_engine.spec import (
     AutoregressiveSettings,
     DPMSolverSettings,
@@ -143,13 +143,9 @@ class DiffusionFamily:
         """See :meth:`ddo_engine.families.protocol.Family.decays`: matrices and kernels; biases and gains not."""
         return parameter.ndim > 1
 
-    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
-        """See :meth:`ddo_engine.families.protocol.Family.sharding_plan`: refused, unless a family says otherwise."""
-        raise InvalidSpec(
-            f"--shard-weights (DDO_SHARD_WEIGHTS of a worker): a {type(model).__name__} of the family {self.name!r} "
-            "has no blocks to cut it at; train it without",
-            param="shard_weights",
-        )
+    def block_plan(self, model: nn.Module) -> BlockPlan:
+        """See :meth:`ddo_engine.families.protocol.Family.block_plan`: refused, unless a family says otherwise."""
+        raise InvalidSpec(f"a {type(model).__name__} of the family {self.name!r} has no blocks to cut it at")
 
     def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
         """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""

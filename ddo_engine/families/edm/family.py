@@ -12,7 +12,7 @@ from ddo_engine.families.edm.augment import AUGMENT_DIM, augment, draw_augmentat
 from ddo_engine.families.edm.layers import UNetBlock
 from ddo_engine.families.edm.networks import build_network
 from ddo_engine.families.edm.preconditioning import PreconditionedDenoiser
-from ddo_engine.families.protocol import BatchPart, ShardingPlan
+from ddo_engine.families.protocol import BatchPart, BlockPlan
 from ddo_engine.spec import TrainingSettings
 
 
@@ -43,16 +43,16 @@ class EDMFamily(DiffusionFamily):
                 param="training.augment_probability",
             )
 
-    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
-        """See :meth:`ddo_engine.families.protocol.Family.sharding_plan`: at the blocks of the U-Nets.
+    def block_plan(self, model: nn.Module) -> BlockPlan:
+        """See :meth:`ddo_engine.families.protocol.Family.block_plan`: at the blocks of the U-Nets.
 
         Raises:
             InvalidSpec: As there: of an ``MLPPrecond``.
         """
         blocks = [module for module in model.modules() if isinstance(module, UNetBlock)]
         if not blocks or not isinstance(model, PreconditionedDenoiser):
-            return super().sharding_plan(model)
-        return ShardingPlan(model.model, blocks)
+            return super().block_plan(model)
+        return BlockPlan(model.model, blocks)
 
     def augment(
         self,

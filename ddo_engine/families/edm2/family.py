@@ -11,7 +11,7 @@ from ddo_engine.families.edm2.loss import uncertainty_weighted_error
 from ddo_engine.families.edm2.networks import build_network
 from ddo_engine.families.edm2.precond import Precond, normalise_weights_
 from ddo_engine.families.edm2.unet import Block
-from ddo_engine.families.protocol import ShardingPlan
+from ddo_engine.families.protocol import BlockPlan
 from ddo_engine.spec import HeunSettings, SamplerSettings
 
 
@@ -29,10 +29,10 @@ class EDM2Family(DiffusionFamily):
         """See :meth:`ddo_engine.families.protocol.Family.constrain_`: weights back to unit magnitude."""
         normalise_weights_(model)
 
-    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
-        """See :meth:`ddo_engine.families.protocol.Family.sharding_plan`: at the blocks of the U-Net."""
+    def block_plan(self, model: nn.Module) -> BlockPlan:
+        """See :meth:`ddo_engine.families.protocol.Family.block_plan`: at the blocks of the U-Net."""
         assert isinstance(model, Precond)
-        return ShardingPlan(model.unet, [module for module in model.unet.modules() if isinstance(module, Block)])
+        return BlockPlan(model.unet, [module for module in model.unet.modules() if isinstance(module, Block)])
 
     def loss_at_noise(self, denoiser: Denoiser, x0_BCHW: Tensor, labels_B: Tensor | None, noise: NoiseDraw) -> Tensor:
         """Return the loss weighed by the predicted uncertainty, summed over C·H·W. Shape (B,), float32.

@@ -23,8 +23,8 @@ def magnitude(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     """Return the root mean square over ``dim``, kept as 1, plus 1e-4; float32 or wider, whatever ``x`` is."""
     wide = torch.promote_types(x.dtype, torch.float32)
     norm: Tensor = torch.linalg.vector_norm(x, dim=dim, keepdim=True, dtype=wide)
-    # Counted from shapes: a process may have no row of a weight.
-    num_values = math.prod(x.shape[each] for each in ((dim,) if isinstance(dim, int) else dim))
+    # Counted from shapes: a process may have no row of a weight. In a list: torch compiles no generator.
+    num_values = math.prod([x.shape[each] for each in ((dim,) if isinstance(dim, int) else dim)])
     return norm * math.sqrt(1 / num_values) + _EPS
 
 

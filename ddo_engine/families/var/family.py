@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.families.diffusion.precision import forbid_tf32
-from ddo_engine.families.protocol import LabelledImages, LikelihoodRatios, ObjectiveKind, ShardingPlan
+from ddo_engine.families.protocol import BlockPlan, LabelledImages, LikelihoodRatios, ObjectiveKind
 from ddo_engine.families.var.networks import build_network
 from ddo_engine.families.var.noise import RowNoise, SampleNoise
 from ddo_engine.families.var.sampling import sample_tokens
@@ -118,14 +118,15 @@ class VARFamily:
         """
         return parameter.ndim > 1 and not name.endswith("bias") and not any(part in name for part in _NOT_DECAYING)
 
-    def sharding_plan(self, model: nn.Module) -> ShardingPlan:
-        """See :meth:`ddo_engine.families.protocol.Family.sharding_plan`: at the blocks.
+    def block_plan(self, model: nn.Module) -> BlockPlan:
+        """See :meth:`ddo_engine.families.protocol.Family.block_plan`: at the blocks.
 
         What the class does to a block, a third of its parameters, is computed for all blocks before the first of them.
         """
         var = _checked(model)
         cuts = [module for block in var.transformer_blocks for module in (block.ada_lin.linear, block)]
-        return ShardingPlan(var, cuts, call="logits")
+        # rows whose label is dropped have no fake
+        return BlockPlan(var, cuts, call="logits", of_images=False, rows_vary=True)
 
     def draw_labels(self, model: nn.Module, seeds: Sequence[int]) -> Tensor | None:
         """See :meth:`ddo_engine.families.protocol.Family.draw_labels`."""
