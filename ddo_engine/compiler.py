@@ -43,7 +43,7 @@ def working_compiler(device: torch.device, cache: Path | None) -> str:
         torch.compile(lambda x: x.sin().sum() + 1, fullgraph=True, backend=BACKEND)(torch.zeros(64, device=device))
         return _version_for(device)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        reason = " ".join(" ".join(str(error).splitlines()[:2]).split())  # the second line says what the first led to
         raise InvalidSpec(
             f"training.compile: torch cannot compile on this machine ({reason}): install a C++ compiler (g++, or what "
             "CXX names) and Python's headers, for a GPU also triton; or leave it out",
