@@ -20,6 +20,7 @@ from ddo_client.errors import DdoError
 from ddo_client.job_file import read_job
 from ddo_client.models import Job
 from ddo_client.rounds_table import rounds_table
+from ddo_client.sample_pictures import draw_samples
 from ddo_client.watch import watch
 
 app = typer.Typer(
@@ -198,6 +199,24 @@ def compare(
 
 
 @app.command()
+def samples(
+    job_id: JobId,
+    round_index: Annotated[
+        int | None, typer.Option("--round", min=0, help="Of this round; the last that has a winner by default.")
+    ] = None,
+    trial_index: Annotated[
+        int | None, typer.Option("--trial", min=0, help="The best of this trial in the winner's place.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG to write.")] = Path("samples.png"),
+) -> None:
+    """Draw samples of the base, of what a round started from and of its winner, from the same latents; needs Pillow."""
+    with _client() as client:
+        for shown in draw_samples(client, job_id, out, round_index=round_index, trial_index=trial_index):
+            _console.print(Text(f"{shown.samples_id}  {shown.who}: FID {shown.measured.fid:.4g}"))
+    _console.print(Text(str(out)))
+
+
+@app.command()
 def snapshots(
     job_id: JobId,
     round_index: Annotated[int, typer.Argument(metavar="ROUND", min=1)],
@@ -231,7 +250,8 @@ def download(
     best: Annotated[bool, typer.Option("--best", help="The job's best checkpoint.")] = False,
     checkpoint: Annotated[str | None, typer.Option(metavar="CHECKPOINT", help="This checkpoint of it, ckpt_…")] = None,
     file: Annotated[
-        str | None, typer.Option(metavar="FILE", help="This snapshot, or this discriminator of a baseline, art_…")
+        str | None,
+        typer.Option(metavar="FILE", help="This snapshot, picture of samples, or baseline's discriminator, art_…"),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="File to write, or folder.")] = Path(),
 ) -> None:

@@ -235,7 +235,7 @@ class Client:
         return self._ask(Job, "POST", f"/jobs/{_segment(job_id)}/cancel")
 
     def sign_download(self, file_id: str) -> SignedDownload:
-        """Return a URL that needs no key for some minutes: of a checkpoint, a snapshot or a discriminator."""
+        """Return a URL that needs no key for some minutes: of a checkpoint, or of a file whose id is ``art_…``."""
         kind = "artifacts" if file_id.startswith("art_") else "checkpoints"
         return self._ask(SignedDownload, "POST", f"/{kind}/{_segment(file_id)}/download", json={})
 
@@ -243,7 +243,8 @@ class Client:
         """Download a file, going on where an earlier attempt was cut off, and check its SHA-256.
 
         Args:
-            file_id: A checkpoint's, ``ckpt_…``, or that of a snapshot or a baseline's discriminator, ``art_…``.
+            file_id: A checkpoint's, ``ckpt_…``, or that of a snapshot, a picture of samples or a baseline's
+                discriminator, ``art_…``.
             path: The file to write, or an existing folder: then the service names the file.
             on_progress: Called with the bytes that are there and those that there will be.
 

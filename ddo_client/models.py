@@ -140,7 +140,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Measured:
-    """Numbers of one evaluation; compare only those with the same fingerprint."""
+    """Numbers of one evaluation; compare only those with the same fingerprint. ``samples_id`` can be downloaded."""
 
     evaluation_id: str
     checkpoint_id: str | None
@@ -152,6 +152,7 @@ class Measured:
     fingerprint: str
     inception_score: float | None = None
     guidance_scale: float | None = field(default=None, kw_only=True)
+    samples_id: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """``python -m ddo_engine evaluate``: measure one checkpoint under one or more protocols."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from ddo_engine.parallel.sharding import sharded
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
 from ddo_engine.spec import EvaluateSpec, TrainingSettings
+from ddo_engine.told_evaluation import tell_evaluation
 from ddo_engine.unit_data import as_pixels, as_trained_on
 
 DENOISING_DRAWS = 16  # noise draws per image; checkpoints share them, so that differences are not noise
@@ -36,7 +38,7 @@ _MOST_KIMG = 1e9
 
 
 def run(spec: EvaluateSpec, context: RunContext) -> None:
-    """Measure a checkpoint: one event for each of the spec's evaluations and each of its guidance scales.
+    """Measure a checkpoint: numbers for each of the spec's evaluations and each of its guidance scales.
 
     Raises:
         Interrupted: A stop was requested; the next run goes on behind what was drawn, and finds the same numbers.
@@ -91,10 +93,12 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
                         on_progress=progress.after(index * settings.num_samples),
                         guidance_scale=scale,
                     )
-                metrics = measured.metrics | common
-                if not all(math.isfinite(value) for value in metrics.values()):
-                    raise NonFiniteLoss(f"the checkpoint's numbers are not finite: {metrics}", param="checkpoint")
-                context.events.emit(evaluator.evaluated(settings, scale, kimg=kimg, metrics=metrics))
+                measured = replace(measured, metrics=measured.metrics | common)
+                if not all(math.isfinite(value) for value in measured.metrics.values()):
+                    raise NonFiniteLoss(
+                        f"the checkpoint's numbers are not finite: {measured.metrics}", param="checkpoint"
+                    )
+                tell_evaluation(context, evaluator, settings, scale, kimg=kimg, measured=measured)
     evaluator.forget_parts()
 
 

@@ -19,6 +19,7 @@ from ddo_engine.device import out_of_memory_blames
 from ddo_engine.ema import ema_decay_at, power_decay, update_ema
 from ddo_engine.errors import DiscriminatorSaturated, Interrupted, NonFiniteLoss
 from ddo_engine.evaluation import Evaluator
+from ddo_engine.evaluation.parts import Measured
 from ddo_engine.events import ProgressReporter
 from ddo_engine.files import write_atomically
 from ddo_engine.learning_rate import learning_rate_at
@@ -33,6 +34,7 @@ from ddo_engine.schedule import Schedule
 from ddo_engine.spec import EvaluationSettings, FileRole, Metric, TrainingSettings, TrainSpec
 from ddo_engine.state import TrainingState
 from ddo_engine.state_file import write_state
+from ddo_engine.told_evaluation import tell_evaluation
 from ddo_engine.training_loss import TrainingLoss
 
 STATE_FILE = "state.safetensors"
@@ -224,27 +226,27 @@ class Trial:
         progress = ProgressReporter(self.context.events, "evaluation", settings.generated_images())
         first = self.state.evaluated_scales
         for index, scale in enumerate(scales[first:], first):
-            metrics = self._metrics(evaluator, settings, scale, progress.after(index * settings.num_samples))
-            if not all(math.isfinite(value) for value in metrics.values()):
+            measured = self._measured(evaluator, settings, scale, progress.after(index * settings.num_samples))
+            if not all(math.isfinite(value) for value in measured.metrics.values()):
                 raise self._diverged("the evaluation of the EMA weights")
             if scale in ranking:
-                self._keep_if_best(metrics["fid"])
-            self.context.events.emit(evaluator.evaluated(settings, scale, kimg=self.kimg, metrics=metrics))
+                self._keep_if_best(measured.metrics["fid"])
+            tell_evaluation(self.context, evaluator, settings, scale, kimg=self.kimg, measured=measured)
             self.state.evaluated_scales = index + 1
 
-    def _metrics(
+    def _measured(
         self,
         evaluator: Evaluator,
         settings: EvaluationSettings,
         guidance_scale: float,
         on_progress: Callable[[int], None],
-    ) -> dict[str, float]:
+    ) -> Measured:
         """Return what the EMA weights' samples are worth."""
         family, layout = self.base.family, self.state.layout
         with self.context.stop.before_network_calls(), out_of_memory_blames("sampler.batch_size"):
             try:
                 with layout.whole(self.state.ema_model) as ema_network:
-                    return evaluator.evaluate(ema_network, family, settings, on_progress, guidance_scale).metrics
+                    return evaluator.evaluate(ema_network, family, settings, on_progress, guidance_scale)
             except NonFiniteLoss as error:
                 raise self._diverged("the evaluation of the EMA weights") from error
 

@@ -248,6 +248,9 @@ class Evaluation(Base):
     fingerprint: Mapped[str]
     protocol: Mapped[Json]
     metrics: Mapped[Json]
+    samples_id: Mapped[str | None] = mapped_column(
+        ForeignKey("artifacts.id"), comment="picture of the first samples, where one was drawn"
+    )
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
@@ -263,7 +266,7 @@ class TrainingMetric(Base):
 
 
 class Artifact(Base):
-    """Any other uploaded file of a unit: a shard of the reference set, an average for reconstruction."""
+    """Any other uploaded file of a unit: a shard of a reference set, an average for reconstruction, a picture."""
 
     __tablename__ = "artifacts"
     __table_args__ = (UniqueConstraint("unit_id", "role", "name"),)

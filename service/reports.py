@@ -34,6 +34,8 @@ from service.models import Artifact, Checkpoint, Evaluation, Job, TrainingMetric
 from service.statuses import UnitKind
 from service.transitions import LeaseLostError, add_event
 
+_SEVERAL_OF_A_UNIT = (FileRole.SNAPSHOT, FileRole.SAMPLES)
+
 
 def record_started(session: Session, claim: Claim, event: Started) -> None:
     """Note on what an attempt runs, and from where it resumed."""
@@ -107,6 +109,7 @@ def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
         _compare(session, claim, f"evaluation at {event.kimg} kimg", known.metrics, event.metrics)
         return
     checkpoint_id = _evaluated_checkpoint(session, claim, event.kimg)
+    samples_id = _samples_of(session, claim, event)
     session.add(
         Evaluation(
             job_id=claim.job_id,
@@ -116,6 +119,7 @@ def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
             fingerprint=event.fingerprint,
             protocol=event.protocol,
             metrics=event.metrics,
+            samples_id=samples_id,
         )
     )
     _tell(
@@ -127,6 +131,7 @@ def record_evaluation(session: Session, claim: Claim, event: Evaluated) -> None:
         num_samples=event.protocol.get("num_samples"),
         metrics=event.metrics,
         checkpoint_id=checkpoint_id,
+        **({} if samples_id is None else {"samples_id": samples_id}),
         **_sampled_by(claim, event),
     )
 
@@ -203,9 +208,9 @@ def drop_state(session: Session, claim: Claim, message: str) -> None:
 
 
 def record_artifact(session: Session, claim: Claim, event: FileWritten, key: str) -> None:
-    """Make any other uploaded file of a unit exist, once per role; snapshots once per name."""
+    """Make any other uploaded file of a unit exist, once per role, or where a unit has several once per name."""
     hold(session, claim)
-    name = Path(event.path).name if event.role is FileRole.SNAPSHOT else ""
+    name = Path(event.path).name if event.role in _SEVERAL_OF_A_UNIT else ""
     known = session.scalar(
         select(Artifact).where(Artifact.unit_id == claim.unit_id, Artifact.role == event.role, Artifact.name == name)
     )
@@ -214,7 +219,8 @@ def record_artifact(session: Session, claim: Claim, event: FileWritten, key: str
         return
     values = {"sha256": event.sha256, "size_bytes": event.size_bytes}
     session.add(Artifact(unit_id=claim.unit_id, role=event.role, name=name, object_key=key, info=event.info, **values))
-    _tell(session, claim, f"{event.role}.created", **({"name": name} if name else {}), **values)
+    if event.role is not FileRole.SAMPLES:  # the evaluation that follows tells of it
+        _tell(session, claim, f"{event.role}.created", **({"name": name} if name else {}), **values)
 
 
 def finish_validation(session: Session, claim: Claim, report: Report, inputs: JobInputs) -> list[str]:
@@ -226,6 +232,17 @@ def finish_validation(session: Session, claim: Claim, report: Report, inputs: Jo
     hold(session, claim)
     session.execute(update(Job).where(Job.id == claim.job_id).values(inputs=inputs.model_dump(mode="json")))
     return finish(session, claim, report=report.model_dump(mode="json", exclude={"type"}))
+
+
+def _samples_of(session: Session, claim: Claim, event: Evaluated) -> str | None:
+    """Return the picture of what the numbers are of; engines tell it before them."""
+    statement = select(Artifact.id).where(
+        Artifact.unit_id == claim.unit_id,
+        Artifact.role == FileRole.SAMPLES,
+        Artifact.info["fingerprint"].as_string() == event.fingerprint,
+        Artifact.info["kimg"].as_float() == event.kimg,
+    )
+    return session.scalar(statement)
 
 
 def _evaluated_checkpoint(session: Session, claim: Claim, kimg: float) -> str | None:

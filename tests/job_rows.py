@@ -114,12 +114,14 @@ class RowWorker:
         fid: From (round, trial position or -1 for the base, kimg, num_samples) to the FID reported; a baseline's trial
             is in round 0 at the position of the baseline.
         at_scale: From that FID and a guidance scale to the FID reported at this scale.
+        pictures: Whether it writes rows of pictures, too; there is nothing behind them.
     """
 
     sessions: sessionmaker[Session]
     fid: Callable[[int, int, float, int], float]
     at_scale: Callable[[float, float], float] = _same_everywhere
     done: list[Claim] = field(default_factory=list)
+    pictures: bool = False
     _origin: dict[str, tuple[int, int, float]] = field(default_factory=dict)
 
     def claim(self) -> Claim | None:
@@ -188,4 +190,9 @@ class RowWorker:
         assert isinstance(claimed.spec, TrainSpec | EvaluateSpec)
         for scale in settings.scales(claimed.spec.sampler):
             event = evaluated(kimg, self.at_scale(fid, scale), settings, claimed.spec.sampler.at_scale(scale))
+            if self.pictures and scale == claimed.spec.sampler.guidance_scale:
+                name = f"samples-{kimg:.3f}-{event.fingerprint[:8]}.png"
+                info = {"fingerprint": event.fingerprint, "kimg": kimg}
+                picture = file_written(FileRole.SAMPLES, name, kimg).model_copy(update={"info": info})
+                record_artifact(session, claimed, picture, self._key(claimed, name))
             record_evaluation(session, claimed, event)

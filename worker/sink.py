@@ -214,7 +214,7 @@ class Sink:
                 )
             case FileRole.STATE:
                 self._replace_state(event, key, task)
-            case FileRole.REFERENCE_SET | FileRole.SNAPSHOT | FileRole.DISCRIMINATOR:
+            case FileRole.REFERENCE_SET | FileRole.SNAPSHOT | FileRole.DISCRIMINATOR | FileRole.SAMPLES:
                 self._context.transact(
                     lambda session: record_artifact(session, self._claim, event, key), task.is_abandoned
                 )

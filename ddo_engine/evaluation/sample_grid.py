@@ -11,6 +11,7 @@ from ddo_engine.files import write_atomically
 _MOST_COLUMNS = 8
 _MOST_PIXELS = 1024  # of the picture, along each side: fewer samples of large images
 _FEWEST_PIXELS = 64  # of a sample: smaller ones are shown as blocks of one colour
+_GAP_PIXELS, _GAP_GREY = 2, 128
 
 
 def num_shown(img_resolution: int) -> int:
@@ -19,7 +20,7 @@ def num_shown(img_resolution: int) -> int:
 
 
 def sample_grid(images_NCHW: Tensor) -> Tensor:
-    """Return one picture: row by row, nothing between, each pixel of small images a block of equal pixels.
+    """Return one picture: row by row, each pixel of small images a block of equal pixels, with grey lines between.
 
     Args:
         images_NCHW: uint8, of 1 or 3 channels; N as :func:`num_shown` says, or fewer: the rest is black.
@@ -31,10 +32,13 @@ def sample_grid(images_NCHW: Tensor) -> Tensor:
     columns = _columns(max(height, width))
     rows = -(-num_images // columns)
     missing = images_NCHW.new_zeros(rows * columns - num_images, channels, height, width)
-    cells = torch.cat([images_NCHW, missing]).view(rows, columns, channels, height, width)
-    picture_HWC = cells.permute(0, 3, 1, 4, 2).reshape(rows * height, columns * width, channels)
     factor = max(1, _FEWEST_PIXELS // max(height, width))
-    return picture_HWC.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
+    cells = torch.cat([images_NCHW, missing]).repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    cells = torch.nn.functional.pad(cells, (0, _GAP_PIXELS, 0, _GAP_PIXELS), value=_GAP_GREY)
+    *_, height, width = cells.shape
+    by_place = cells.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    picture_HWC = by_place.reshape(rows * height, columns * width, channels)
+    return picture_HWC[:-_GAP_PIXELS, :-_GAP_PIXELS]
 
 
 def write_sample_grid(path: Path, images_NCHW: Tensor) -> None:

@@ -16,6 +16,7 @@ class FileRole(StrEnum):
     REFERENCE_SET = "reference_set"
     SNAPSHOT = "snapshot"
     DISCRIMINATOR = "discriminator"
+    SAMPLES = "samples"
 
 
 class Started(Settings):

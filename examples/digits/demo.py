@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from ddo_client import Client, DdoError
+from ddo_client.sample_pictures import draw_samples
 from deploy.local.processes import LocalError, signals_as_exceptions
 from deploy.local.stack import LocalStack
 from examples.digits.compare import compare
@@ -67,6 +68,8 @@ def demo(out: Path, *, seed: int, console: Console) -> int:
                 console.print("The job found nothing better than its base.", style="red")
                 return 1
             _, finetuned = download_best(client, job, out, console)
+            draw_samples(client, job.id, out / "samples.png")
+            console.print(f"Samples that the job measured, of base and rounds: {out / 'samples.png'}")
     torch.set_num_threads(1)  # two that wait for each other cost minutes where others want the cores too
     base = ASSETS / "base.safetensors"
     bench = Bench.load(out, ASSETS)

@@ -22,4 +22,5 @@ def measured(row: Evaluation, *, kimg: float | None = None) -> Measured:
         num_samples=row.protocol.get("num_samples"),
         guidance_scale=row.protocol["sampler"]["guidance_scale"],
         fingerprint=row.fingerprint,
+        samples_id=row.samples_id,
     )

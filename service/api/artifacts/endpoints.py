@@ -42,7 +42,7 @@ def sign_artifact_download(
     settings: SettingsDep,
     body: Annotated[Any, Depends(json_body)],
 ) -> Download:
-    """Sign a URL that downloads a snapshot, or a baseline's discriminator, without a key until it expires."""
+    """Sign a URL that downloads a snapshot, a picture of samples, or a baseline's discriminator, without a key."""
     wanted = parse_request(body)
     with sessions() as session:
         row = repository.find_artifact(session, caller.tenant_id, artifact_id)

@@ -11,7 +11,7 @@ from service.api.problems import NotFound
 from service.models import Artifact, Job, Round, WorkUnit
 
 # Reference sets are large and can be drawn again; these cannot be had otherwise.
-_DOWNLOADABLE = (FileRole.SNAPSHOT, FileRole.DISCRIMINATOR)
+_DOWNLOADABLE = (FileRole.SNAPSHOT, FileRole.DISCRIMINATOR, FileRole.SAMPLES)
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ def find_artifact(session: Session, tenant_id: str, artifact_id: str) -> Artifac
     # Postgres takes no NUL in a parameter
     found = None if "\0" in artifact_id else session.execute(query).one_or_none()
     if found is None:
-        raise NotFound("There is no such file; a trial's snapshots and a job's baselines list those that there are.")
+        raise NotFound("There is no such file; a trial's snapshots, a job's baselines and its evaluations name them.")
     return ArtifactRow(*found)

@@ -21,7 +21,7 @@ def snapshot(row: Artifact) -> schemas.Snapshot:
 
 def filename(row: ArtifactRow) -> str:
     """Return a name under which the download makes sense in a folder of many."""
-    job_id, unit = row.unit.job_id, row.unit
+    unit, name = row.unit, row.artifact.name or f"{row.artifact.role}.safetensors"
     if unit.baseline_index is not None:
-        return f"{job_id}-baseline{unit.baseline_index}-{row.artifact.role}.safetensors"
-    return f"{job_id}-round{row.round_index}-trial{unit.position}-{row.artifact.name}"
+        return f"{unit.job_id}-baseline{unit.baseline_index}-{name}"
+    return f"{unit.job_id}-round{row.round_index}-{unit.kind}{unit.position}-{name}"

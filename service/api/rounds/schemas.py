@@ -22,6 +22,11 @@ class Measured(BaseModel):
     num_samples: int | None = Field(description="Images behind the numbers.")
     guidance_scale: float = Field(description="What they were sampled at: sampler.guidance_scale, or one of the curve.")
     fingerprint: str = Field(description="Hash of the protocol; numbers with different ones must not be compared.")
+    samples_id: str | None = Field(
+        examples=["art_0198f3a1b2c3d4e5f60718293a"],
+        description="A picture of the first samples, for `POST /artifacts/{id}/download`. Those of one fingerprint "
+        "show the same latents and labels in the same places. Null at other guidance scales than the sampler's.",
+    )
 
 
 class GuidanceCurve(BaseModel):

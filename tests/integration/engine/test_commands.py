@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from ddo_engine.checkpoint import CheckpointManifest, load_checkpoint, save_checkpoint
 from ddo_engine.data import has_grey_levels, load_dataset, write_dataset
@@ -18,6 +19,8 @@ from ddo_engine.evaluation import FeatureManifest, save_features
 from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.families import get_family
 from tests.engine_inputs import CLASSIFIER, NETWORK, make_inputs, merged, run_in_process, write_checkpoint
+
+SAMPLES = {"first_seed": 5, "num_samples": 48}
 
 
 def only(events, kind):
@@ -242,7 +245,21 @@ def test_evaluate_of_a_trial_s_checkpoint_finds_the_numbers_that_the_trial_found
     file = [event for event in trial if event.get("role") == "checkpoint"][-1]
     of_trial = next(event for event in trial if event["type"] == "evaluation" and event["kimg"] == file["kimg"])
     spec = evaluate_spec(inputs, checkpoint=file["path"])
-    assert only(run_in_process("evaluate", spec, tmp_path / "again"), "evaluation") == of_trial
+    again = run_in_process("evaluate", spec, tmp_path / "again")
+    assert only(again, "evaluation") == of_trial
+    picture = only(again, "file")
+    assert (picture["role"], picture["info"]["fingerprint"]) == ("samples", of_trial["fingerprint"])
+    pictures = {event["kimg"]: event["sha256"] for event in trial if event.get("role") == "samples"}
+    assert list(pictures) == [event["kimg"] for event in trial if event["type"] == "evaluation"]
+    assert picture["sha256"] == pictures[of_trial["kimg"]]
+    assert len(set(pictures.values())) == len(pictures)
+    # 48 samples of four pixels a side, each pixel a block of sixteen, and two grey pixels between samples
+    seeds = run_in_process("generate", generate_spec(inputs, checkpoint=file["path"], **SAMPLES), tmp_path / "seeds")
+    expected = load_dataset(only(seeds, "file")["path"]).images_NCHW
+    with Image.open(picture["path"]) as shown:
+        found = torch.tensor(list(shown.tobytes()), dtype=torch.uint8).view(6 * 66 - 2, 8 * 66 - 2)
+    cells = [found[66 * row :, 66 * column :][7:64:16, 3:64:16] for row in range(6) for column in range(8)]
+    assert torch.equal(torch.stack(cells)[:, None], expected)
 
 
 def test_evaluate_under_two_protocols_gives_two_fingerprints(inputs, tmp_path):
