@@ -1,10 +1,11 @@
 """The device a run uses, and what makes it deterministic there."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from ddo_engine.errors import InvalidSpec, OutOfMemory
 
@@ -59,6 +60,29 @@ def full_float32() -> Iterator[None]:
     finally:
         torch.set_float32_matmul_precision(precision)
         torch.backends.cudnn.allow_tf32 = allow_tf32
+
+
+def queued_to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU fetches it when it gets there, and nobody waits."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def queued_to_cpu(tensor: Tensor) -> Tensor:
+    """Return a tensor on the CPU whose values are there once :func:`queued_so_far` has waited."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    return torch.empty_like(tensor, device="cpu", pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def queued_so_far(device: torch.device) -> Callable[[], None]:
+    """Return what waits until a device has done all that it was told until now, and for nothing later."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event.synchronize
 
 
 @contextmanager

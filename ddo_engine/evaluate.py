@@ -1,6 +1,7 @@
 """``python -m ddo_engine evaluate``: measure one checkpoint under one or more protocols."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +80,13 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         common: dict[str, float] = {}
         if denoising is not None:
             common["denoising_loss"] = denoising_loss(
-                checkpoint, denoising, spec.P_mean, spec.P_std, context.device, ranks=context.ranks
+                checkpoint,
+                denoising,
+                spec.P_mean,
+                spec.P_std,
+                context.device,
+                ranks=context.ranks,
+                on_progress=ProgressReporter(context.events, "denoising", DENOISING_DRAWS * len(denoising)).update,
             )
         kimg = _kimg_of(checkpoint.manifest.provenance)
         for settings in spec.evaluations:
@@ -110,6 +117,7 @@ def denoising_loss(
     device: torch.device,
     num_draws: int = DENOISING_DRAWS,
     ranks: Ranks = ALONE,
+    on_progress: Callable[[int], None] | None = None,
 ) -> float:
     """Return the family's pretraining loss, averaged over a dataset and ``num_draws`` fixed draws of the noise.
 
@@ -121,6 +129,7 @@ def denoising_loss(
         device: Where the model is.
         num_draws: Noise draws per image.
         ranks: The processes that measure together; the result is that of one, to the bit.
+        on_progress: Called with the number of losses so far.
 
     Returns:
         Loss per image, summed over C·H·W (or tokens).
@@ -144,8 +153,10 @@ def denoising_loss(
         for index, start in enumerate(range(0, len(dataset), DENOISING_BATCH))
     ]
     total = 0.0
-    for loss in sharded(ranks, items, loss_of):
+    for (draw, _, start), loss in zip(items, sharded(ranks, items, loss_of), strict=False):
         total += loss
+        if on_progress is not None:
+            on_progress(draw * len(dataset) + min(start + DENOISING_BATCH, len(dataset)))
     return ranks.from_leader(total) / (num_draws * len(dataset))
 
 

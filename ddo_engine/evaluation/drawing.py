@@ -8,16 +8,18 @@ import torch
 from ddo_engine.errors import Interrupted
 from ddo_engine.evaluation.parts import PART_SECONDS, Outputs, Parts
 from ddo_engine.parallel.ranks import Ranks
-from ddo_engine.parallel.sharding import sharded
+from ddo_engine.parallel.sharding import sharded_ahead
 
 
 def draw(
     ranks: Ranks,
     seeds: range,
     batch_size: int,
-    outputs_of: Callable[[range], Outputs],
+    begin: Callable[[range], Callable[[], Outputs]],
     parts: Parts | None,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    ahead: int = 0,
 ) -> Outputs:
     """Return the outputs of all samples where this process leads; else nothing.
 
@@ -25,10 +27,11 @@ def draw(
         ranks: All of them call.
         seeds: Of the samples.
         batch_size: Seeds in one call.
-        outputs_of: Draws the samples of a batch's seeds.
+        begin: Draws the samples of a batch's seeds, and returns what waits for their outputs.
         parts: Where they are kept as they come, and taken from where they lie already; None, as in processes that do
             not lead: nowhere.
         on_progress: Called with the number of samples so far, first of those that lay there.
+        ahead: How many batches a process draws before it waits for the outputs of one.
 
     Raises:
         EngineError: Of any process, in all. What was drawn before a stop is kept.
@@ -42,7 +45,7 @@ def draw(
     batches = [seeds[first : first + batch_size] for first in range(done, len(seeds), batch_size)]
     try:
         # Batch by batch, so that only the outputs of samples are held.
-        for outputs in sharded(ranks, batches, outputs_of):
+        for outputs in sharded_ahead(ranks, batches, begin, ahead=ahead):
             drawn.add(outputs)
             if on_progress is not None:
                 on_progress(drawn.count)

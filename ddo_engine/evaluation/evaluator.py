@@ -154,12 +154,16 @@ class Evaluator:
         seeds = range(settings.seed, settings.seed + settings.num_samples)
         shown = seeds[: num_shown(self.judge.dataset.info.img_resolution)]
 
-        def outputs_of(batch: range) -> Outputs:
+        def begin(batch: range) -> Callable[[], Outputs]:
             images_BCHW = self._draw(model, family, batch, sampler)
+            outputs = self.judge.begin_outputs(images_BCHW, settings)
             num_kept = len(range(batch.start, min(batch.stop, shown.stop)))
-            return self.judge.outputs(images_BCHW, settings) | {"images": images_BCHW[:num_kept].clone()}
+            images = {"images": images_BCHW[:num_kept].clone()}
+            return lambda: outputs() | images
 
-        drawn = draw(self.ranks, seeds, self.sampler.batch_size, outputs_of, parts, on_progress)
+        # A GPU computes the features of a batch while the noise of the next one is drawn on the CPU.
+        ahead = 1 if self.judge.feature_network.device.type == "cuda" else 0
+        drawn = draw(self.ranks, seeds, self.sampler.batch_size, begin, parts, on_progress, ahead=ahead)
         with self.ranks.in_step():
             if self.ranks.leads:
                 measured = Measured(self.judge.metrics(drawn, settings), drawn["images"])

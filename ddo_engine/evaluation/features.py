@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ddo_engine.device import full_float32
+from ddo_engine.device import full_float32, queued_to_device
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation.networks.building import build_features
 from ddo_engine.evaluation.networks.feature_file import FeatureManifest
@@ -91,7 +91,7 @@ class FeatureNetwork:
         """
         self.check_takes(images_NCHW.shape[2], images_NCHW.shape[1])
         with full_float32():
-            outputs: dict[str, Tensor] = self.module(images_NCHW.to(self.device))
+            outputs: dict[str, Tensor] = self.module(queued_to_device(images_NCHW, self.device))
         return outputs
 
 

@@ -17,7 +17,7 @@ from ddo_engine.evaluation.frechet import frechet_distance
 from ddo_engine.evaluation.inception_score import inception_score_of_logits
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
-from ddo_engine.evaluation.reference import ReferenceStatistics, extract_outputs, reference_statistics
+from ddo_engine.evaluation.reference import ReferenceStatistics, begin_outputs, reference_statistics
 from ddo_engine.spec import IMAGES_AS_STORED, DatasetInfo, DatasetReading, EvaluationSettings
 
 METRICS_VERSION = 1  # raise it whenever the same images would give other numbers
@@ -107,8 +107,13 @@ class Judge:
         Raises:
             InvalidFeatureNetwork: The network does not compute it, or not as finite numbers.
         """
+        return self.begin_outputs(images_NCHW, settings)()
+
+    def begin_outputs(self, images_NCHW: Tensor, settings: EvaluationSettings) -> Callable[[], dict[str, Tensor]]:
+        """Queue what :meth:`outputs` does, and return what waits for it, with the same errors."""
         names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
-        return dict(zip(names, extract_outputs(self.feature_network, images_NCHW, names), strict=True))
+        outputs = begin_outputs(self.feature_network, images_NCHW, names)
+        return lambda: dict(zip(names, outputs(), strict=True))
 
     def metrics(self, outputs: Mapping[str, Tensor], settings: EvaluationSettings) -> dict[str, float]:
         """Return the numbers of images whose outputs these are, in order.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.data import ImageDataset
+from ddo_engine.device import queued_so_far, queued_to_cpu
 from ddo_engine.errors import InvalidFeatureNetwork
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.moments import Moments
@@ -47,6 +48,17 @@ def extract_outputs(network: FeatureNetwork, images_NCHW: Tensor, names: Sequenc
     Raises:
         InvalidFeatureNetwork: As there.
     """
+    return begin_outputs(network, images_NCHW, names)()
+
+
+def begin_outputs(
+    network: FeatureNetwork, images_NCHW: Tensor, names: Sequence[str]
+) -> Callable[[], tuple[Tensor, ...]]:
+    """Queue what :func:`extract_outputs` does, and return what waits for it: a GPU computes meanwhile.
+
+    Raises:
+        InvalidFeatureNetwork: The network computes no such output; others, as there, are raised by what is returned.
+    """
     num_images = network.images_per_call(max(images_NCHW.shape[2:]))
     outputs = [network(chunk) for chunk in torch.split(images_NCHW, num_images)]
     missing = next((name for name in names if name not in outputs[0]), None)
@@ -56,14 +68,20 @@ def extract_outputs(network: FeatureNetwork, images_NCHW: Tensor, names: Sequenc
             "measure what these allow",
             param="feature_network",
         )
-    found = tuple(torch.cat([output[name].float().cpu() for output in outputs]) for name in names)
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
-        raise InvalidFeatureNetwork(
-            "the feature network's weights are finite, the features that it computes are not: its weights are too "
-            "large; save the network again, or choose another",
-            param="feature_network",
-        )
-    return found
+    found = tuple(queued_to_cpu(torch.cat([output[name].float() for output in outputs])) for name in names)
+    ready = queued_so_far(network.device)
+
+    def wait() -> tuple[Tensor, ...]:
+        ready()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in found):
+            raise InvalidFeatureNetwork(
+                "the feature network's weights are finite, the features that it computes are not: its weights are too "
+                "large; save the network again, or choose another",
+                param="feature_network",
+            )
+        return found
+
+    return wait
 
 
 def reference_statistics(

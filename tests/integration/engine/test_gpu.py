@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from ddo_engine.data import write_dataset
-from ddo_engine.evaluation import FeatureManifest, save_features
+from ddo_engine.evaluation import FeatureManifest, load_features, save_features
 from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
+from ddo_engine.evaluation.reference import begin_outputs, extract_outputs
 from tests.engine_inputs import EngineInputs, finish, results, run_engine, start_engine, write_checkpoint
 from tests.integration.engine.test_process import read_until
 from tests.numerics.golden import description
@@ -85,3 +86,25 @@ def test_online_trial_of_a_var_on_cuda_stopped_and_run_again_equals_undisturbed(
     assert resumed.exit_status == 0, resumed.stderr
     kept = [event for event in events + stopped.events if event["type"] != "error"]
     assert results(kept + resumed.events) == results(undisturbed.events)
+
+
+def test_features_on_cuda_are_queued_without_waiting_and_are_what_waiting_finds(song_inputs):
+    network = load_features(song_inputs.feature_network, "cuda")
+    images = torch.randint(256, (600, 3, 16, 16), dtype=torch.uint8)
+    expected = extract_outputs(network, images, ("features", "logits"))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        waits = [begin_outputs(network, part, ("features", "logits")) for part in images.chunk(2)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    found = [torch.cat(parts) for parts in zip(*(wait() for wait in waits), strict=True)]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_evaluation_on_cuda_one_batch_ahead_repeats_itself(song_inputs, tmp_path):
+    names = ("checkpoint", "dataset", "feature_network")
+    spec = {name: str(getattr(song_inputs, name)) for name in names} | {"kind": "evaluate"}
+    spec |= {"sampler": {"num_steps": 3, "batch_size": 16}, "evaluations": [{"num_samples": 100}]}
+    runs = [run_engine("evaluate", spec, tmp_path / name, device="cuda") for name in "ab"]
+    assert results(runs[0].events) == results(runs[1].events)
+    assert runs[0].of_type("evaluation")

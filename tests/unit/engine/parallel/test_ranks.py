@@ -5,7 +5,7 @@ import torch
 
 from ddo_engine.errors import InvalidSpec
 from ddo_engine.parallel.ranks import ALONE, Ranks, buckets
-from ddo_engine.parallel.sharding import sharded
+from ddo_engine.parallel.sharding import sharded, sharded_ahead
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 8])
@@ -52,3 +52,18 @@ def test_buckets_hold_all_tensors_in_order_and_one_type_each():
     assert [len(tensor) for part in parts for tensor in part] == sizes
     assert [[len(tensor) for tensor in part] for part in parts] == [[3], [4], [100], [1, 1, 1]]
     assert list(buckets([], 16)) == []
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"), [(0, "b0 w0 b1 w1 b2 w2"), (1, "b0 b1 w0 b2 w1 w2"), (5, "b0 b1 b2 w0 w1 w2")]
+)
+def test_work_is_begun_ahead_of_what_is_waited_for_and_its_results_come_in_order(ahead, expected):
+    log = []
+
+    def begin(item):
+        log.append(f"b{item}")
+        return lambda: log.append(f"w{item}") or 10 * item
+
+    assert list(sharded_ahead(ALONE, range(3), begin, ahead=ahead)) == [0, 10, 20]
+    assert " ".join(log) == expected
+    assert list(sharded_ahead(ALONE, [], begin, ahead=ahead)) == []
