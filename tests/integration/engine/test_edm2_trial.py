@@ -70,16 +70,16 @@ def test_base_of_all_magnitudes_is_stored_in_half_precision(edm2_inputs):
 
 
 def test_weights_are_normalised_after_every_step(edm2_inputs, tmp_path):
-    states = []
+    by_step = {}
 
     def keep(event, _):
         if event.get("role") == "state":
             state = read_state(Path(event["path"]))
-            states.append(SavedState(state.header, dict(state.tensors)))  # the next one takes its place
+            by_step[state.header.step] = SavedState(state.header, dict(state.tensors))  # the next one takes its place
 
     run_in_process("train", train_spec(edm2_inputs, save_state_every_kimg=0.016), tmp_path, keep)
-    assert [state.header.step for state in states] == [1, 2, 3, 4]
-    targets = [model_of(state, "target.") for state in states]
+    assert list(by_step) == [1, 2, 3, 4]
+    targets = [model_of(state, "target.") for state in by_step.values()]
     assert all(is_normalised(target) for target in targets)
     first, last = (torch.cat([layer.weight.detach().flatten() for layer in layers(target)]) for target in targets[::3])
     assert float((last - first).abs().max()) > 0.05  # an Adam step of 3e-2 in a row of unit magnitude
