@@ -191,7 +191,9 @@ def curve(
 @app.command()
 def compare(
     ids: Annotated[list[str], typer.Argument(metavar="ID...", help="ckpt_… or eval_…, of one job or several.")],
-    metric: Annotated[str, typer.Option(help="fid, precision, recall or inception_score.")] = "fid",
+    metric: Annotated[
+        str, typer.Option(help="fid, precision, recall, inception_score, sfid, kid, density or coverage.")
+    ] = "fid",
 ) -> None:
     """Rank checkpoints by numbers of one protocol; those of different protocols are refused."""
     with _client() as client:

@@ -223,7 +223,7 @@ class Client:
 
         Args:
             ids: ``ckpt_…``, which stands for all of its evaluations, or ``eval_…`` for one.
-            metric: "fid", "precision", "recall" or "inception_score".
+            metric: "fid", "precision", "recall", "inception_score", "sfid", "kid", "density" or "coverage".
 
         Raises:
             ApiError: ``protocols_differ``: their numbers must not be ranked; the message says which parts differ.

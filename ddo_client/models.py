@@ -153,6 +153,7 @@ class Measured:
     inception_score: float | None = None
     guidance_scale: float | None = field(default=None, kw_only=True)
     samples_id: str | None = field(default=None, kw_only=True)
+    metrics: dict[str, float] = field(default_factory=dict, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,16 @@ from ddo_client.models import Event, Job, JobSummary, Plan, RunningUnit, Snapsho
 
 _COLOURS = {"succeeded": "green", "completed": "green", "failed": "red", "cancelled": "yellow", "running": "cyan"}
 _MISSING = "–"
-_METRICS = {"fid": "FID", "precision": "precision", "recall": "recall", "inception_score": "IS"}
+_METRICS = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "inception_score": "IS",
+    "sfid": "sFID",
+    "kid": "KID",
+    "density": "density",
+    "coverage": "coverage",
+}
 
 
 def number(value: float | None, *, digits: int = 4) -> str:

@@ -130,8 +130,7 @@ class Evaluator:
             guidance_scale: One of the settings' scales; None: the sampler's own.
 
         Returns:
-            "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
-            "inception_score". With them the first samples, for a picture.
+            What :meth:`Judge.metrics` says, and the first samples, for a picture.
 
         Raises:
             InvalidSpec: Not more samples than neighbours, or samples that cannot be split evenly.

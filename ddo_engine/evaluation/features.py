@@ -57,13 +57,20 @@ class FeatureNetwork:
         """Refuse to measure what the network does not compute.
 
         Raises:
-            InvalidFeatureNetwork: The inception score is asked for, and it is no classifier.
+            InvalidFeatureNetwork: The inception score is asked for, and it is no classifier; or sFID, and it computes
+                no spatial features.
         """
         if settings.inception_score_splits is not None and not self.computes("logits"):
             raise InvalidFeatureNetwork(
                 "the inception score needs a feature network that is a classifier, and this one computes no logits: "
                 "set evaluation.inception_score_splits to null, or choose a classifier",
                 param="evaluation.inception_score_splits",
+            )
+        if settings.sfid and not self.computes("spatial"):
+            raise InvalidFeatureNetwork(
+                "sFID needs a feature network with spatial features, as Inception has, and this one computes none: set "
+                "evaluation.sfid to false, or choose such a network",
+                param="evaluation.sfid",
             )
 
     def computes(self, output: str) -> bool:

@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from ddo_engine.data import ImageDataset
-from ddo_engine.errors import IncompatibleInputs, InvalidSpec
+from ddo_engine.errors import IncompatibleInputs
+from ddo_engine.evaluation.density_coverage import density_coverage
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.frechet import frechet_distance
 from ddo_engine.evaluation.inception_score import inception_score_of_logits
+from ddo_engine.evaluation.kernel_distance import kernel_distance
+from ddo_engine.evaluation.measurable import check_measurable
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.evaluation.reference import ReferenceStatistics, begin_outputs, reference_statistics
@@ -65,13 +68,27 @@ class Judge:
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
-        """Statistics of the dataset."""
+        """Statistics of the dataset, without its spatial features unless these are known already."""
+        return self.__dict__.get("spatial_reference") or self._describe(spatial=False)
+
+    @cached_property
+    def spatial_reference(self) -> ReferenceStatistics:
+        """The same with its spatial features."""
+        return self._describe(spatial=True)
+
+    def _describe(self, *, spatial: bool) -> ReferenceStatistics:
         name = self._dataset_sha256
         if self._dataset_reading != IMAGES_AS_STORED:
             name += self._dataset_reading.model_dump_json()
         name += self._autoencoder_sha256
         return reference_statistics(
-            self.feature_network, self.dataset, name, METRICS_VERSION, self._cache_folder, self._on_reading
+            self.feature_network,
+            self.dataset,
+            name,
+            METRICS_VERSION,
+            self._cache_folder,
+            self._on_reading,
+            spatial=spatial,
         )
 
     def protocol(self, settings: EvaluationSettings) -> dict[str, Any]:
@@ -86,6 +103,7 @@ class Judge:
         # Left out where they say nothing, so that fingerprints of before they existed stay what they are.
         if settings.inception_score_splits is not None:
             protocol["inception_score_splits"] = settings.inception_score_splits
+        protocol |= settings.further_metrics()
         if self._dataset_reading != IMAGES_AS_STORED:
             protocol["dataset_reading"] = self._dataset_reading.model_dump(mode="json")
         return protocol
@@ -94,12 +112,9 @@ class Judge:
         """Refuse to measure what cannot be, before anything is drawn.
 
         Raises:
-            InvalidSpec: Not more samples than neighbours, or samples that cannot be split evenly.
-            InvalidFeatureNetwork: The inception score is asked for, and the feature network is no classifier.
-            IncompatibleInputs: Not more dataset images than neighbours.
+            EngineError: As of :func:`check_measurable`.
         """
-        self._check_neighbours(settings)
-        self._check_splits(settings)
+        check_measurable(self.feature_network, len(self.dataset), settings)
 
     def outputs(self, images_NCHW: Tensor, settings: EvaluationSettings) -> dict[str, Tensor]:
         """Return what :meth:`metrics` wants of uint8 images, by name: float32 on the CPU, one row each.
@@ -111,7 +126,8 @@ class Judge:
 
     def begin_outputs(self, images_NCHW: Tensor, settings: EvaluationSettings) -> Callable[[], dict[str, Tensor]]:
         """Queue what :meth:`outputs` does, and return what waits for it, with the same errors."""
-        names = ["features"] if settings.inception_score_splits is None else ["features", "logits"]
+        wanted = {"features": True, "logits": settings.inception_score_splits is not None, "spatial": settings.sfid}
+        names = [name for name, is_wanted in wanted.items() if is_wanted]
         outputs = begin_outputs(self.feature_network, images_NCHW, names)
         return lambda: dict(zip(names, outputs(), strict=True))
 
@@ -119,15 +135,30 @@ class Judge:
         """Return the numbers of images whose outputs these are, in order.
 
         Returns:
-            "fid"; unless ``neighbours`` is None "precision" and "recall"; unless ``inception_score_splits`` is None
-            "inception_score".
+            "fid"; and where the settings ask for them "precision" and "recall", "density" and "coverage", "kid" and
+            "kid_std", "sfid", "inception_score".
         """
-        features_MD, neighbours = outputs["features"], settings.neighbours
-        fake, real = Moments.of(features_MD), self.reference.moments
-        metrics = {"fid": frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)}
-        if neighbours is not None:
-            real_manifold = self._manifold(neighbours)
-            metrics["precision"], metrics["recall"] = precision_recall(real_manifold, features_MD, neighbours)
+        features_MD = outputs["features"]
+        if settings.sfid:
+            _ = self.spatial_reference  # both kinds of features in one pass over the dataset
+        metrics = {"fid": _distance(features_MD, self.reference.moments)}
+        if settings.neighbours is not None:
+            manifold = self._manifold(settings.neighbours)
+            metrics["precision"], metrics["recall"] = precision_recall(manifold, features_MD)
+        if settings.density_neighbours is not None:
+            manifold = self._manifold(settings.density_neighbours)
+            metrics["density"], metrics["coverage"] = density_coverage(manifold, features_MD)
+        if settings.kid_subsets is not None:
+            metrics["kid"], metrics["kid_std"] = kernel_distance(
+                self.reference.features_MD.to(self.feature_network.device),
+                features_MD,
+                num_subsets=settings.kid_subsets,
+                subset_size=settings.kid_subset_size,
+            )
+        if settings.sfid:
+            spatial_moments = self.spatial_reference.spatial_moments
+            assert spatial_moments is not None
+            metrics["sfid"] = _distance(outputs["spatial"], spatial_moments)
         if settings.inception_score_splits is not None:
             metrics["inception_score"] = inception_score_of_logits(outputs["logits"], settings.inception_score_splits)
         return metrics
@@ -178,27 +209,10 @@ class Judge:
                 param="num_samples",
             )
 
-    def _check_neighbours(self, settings: EvaluationSettings) -> None:
-        if settings.neighbours is None:
-            return
-        if settings.num_samples <= settings.neighbours:
-            raise InvalidSpec(
-                f"{settings.neighbours} neighbours need more than {settings.num_samples} samples", param="neighbours"
-            )
-        if len(self.dataset) <= settings.neighbours:
-            raise IncompatibleInputs(
-                f"{settings.neighbours} neighbours need a dataset of more than {len(self.dataset)} images",
-                param="neighbours",
-            )
 
-    def _check_splits(self, settings: EvaluationSettings) -> None:
-        self.feature_network.check_measures(settings)
-        if settings.num_samples % (settings.inception_score_splits or 1):
-            raise InvalidSpec(
-                f"{settings.num_samples} samples cannot be cut into {settings.inception_score_splits} equal splits: "
-                "choose a divisor",
-                param="evaluation.inception_score_splits",
-            )
+def _distance(features_MD: Tensor, real: Moments) -> float:
+    fake = Moments.of(features_MD)
+    return frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)
 
 
 def _shape(info: DatasetInfo) -> str:

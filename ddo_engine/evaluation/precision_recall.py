@@ -20,10 +20,12 @@ class Manifold:
     Attributes:
         features_ND: float64 centres.
         squared_radii_N: float64.
+        neighbours: k.
     """
 
     features_ND: Tensor
     squared_radii_N: Tensor
+    neighbours: int
 
     @classmethod
     def of(cls, features_ND: Tensor, neighbours: int) -> "Manifold":
@@ -39,34 +41,34 @@ class Manifold:
             distances_BN.topk(neighbours + 1, dim=1, largest=False).values[:, -1]
             for distances_BN in _squared_distances(features_ND, features_ND)
         ]
-        return cls(features_ND, torch.cat(radii))
+        return cls(features_ND, torch.cat(radii), neighbours)
 
-    def share_inside(self, features_MD: Tensor) -> float:
-        """Return the share of ``features_MD`` that lie in at least one ball."""
+    def inside(self, features_MD: Tensor) -> Iterator[Tensor]:
+        """Yield which of the N balls hold each of ``features_MD``, for consecutive rows. Shape (B, N)."""
         features_MD = features_MD.to(self.features_ND).contiguous()
         largest = max(float(tensor.square().sum(dim=1).max()) for tensor in (self.features_ND, features_MD))
         reach_N = self.squared_radii_N + ROUNDING * largest
-        inside = sum(
-            int((distances_BN <= reach_N).any(dim=1).sum())
-            for distances_BN in _squared_distances(features_MD, self.features_ND)
-        )
-        return inside / features_MD.shape[0]
+        for distances_BN in _squared_distances(features_MD, self.features_ND):
+            yield distances_BN <= reach_N
+
+    def share_inside(self, features_MD: Tensor) -> float:
+        """Return the share of ``features_MD`` that lie in at least one ball."""
+        return sum(int(inside_BN.any(dim=1).sum()) for inside_BN in self.inside(features_MD)) / len(features_MD)
 
 
-def precision_recall(real: Manifold, fake_MD: Tensor, neighbours: int) -> tuple[float, float]:
+def precision_recall(real: Manifold, fake_MD: Tensor) -> tuple[float, float]:
     """Return precision (fakes on the real manifold) and recall (reals on the fake manifold), both in [0, 1].
 
     Args:
-        real: ``Manifold.of(real features, neighbours)``, which does not change between evaluations.
+        real: ``Manifold.of(real features, k)``, which does not change between evaluations.
         fake_MD: Features of generated images.
-        neighbours: k.
 
     Raises:
-        ValueError: There are not more fakes than ``neighbours``.
+        ValueError: There are not more fakes than k.
 
     Source: arXiv:1904.06991, eqs. 1 and 2.
     """
-    fake = Manifold.of(fake_MD.to(real.features_ND.device), neighbours)
+    fake = Manifold.of(fake_MD.to(real.features_ND.device), real.neighbours)
     return real.share_inside(fake_MD), fake.share_inside(real.features_ND)
 
 

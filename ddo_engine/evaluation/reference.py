@@ -2,12 +2,14 @@
 
 import hashlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ddo_engine.data import ImageDataset
@@ -26,11 +28,13 @@ class ReferenceStatistics:
 
     Attributes:
         moments: Of all images.
-        features_MD: float32 features of up to ``MANIFOLD_IMAGES`` images, for precision and recall.
+        features_MD: float32 features of up to ``MANIFOLD_IMAGES`` images, for what compares images one by one.
+        spatial_moments: Of the spatial features of all images, for sFID; None where nobody asked for them.
     """
 
     moments: Moments
     features_MD: Tensor
+    spatial_moments: Moments | None = None
 
 
 def extract(network: FeatureNetwork, images_NCHW: Tensor) -> Tensor:
@@ -91,6 +95,8 @@ def reference_statistics(
     metrics_version: int,
     cache_folder: Path | None,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    spatial: bool = False,
 ) -> ReferenceStatistics:
     """Return the dataset's statistics, from ``cache_folder`` where they lie there undamaged.
 
@@ -101,44 +107,46 @@ def reference_statistics(
         metrics_version: Names the code in the cache.
         cache_folder: None computes every time.
         on_progress: Called with the number of images described so far; not called where the statistics lie there.
+        spatial: Whether to describe spatial features too.
+
+    Raises:
+        InvalidFeatureNetwork: The network computes no spatial features, or some that are not finite.
     """
     if cache_folder is None:
-        return _compute(network, dataset, on_progress)
-    key = f"{metrics_version}:{network.sha256}:{dataset_name}:{network.device.type}"
+        return _compute(network, dataset, on_progress, spatial=spatial)
+    key = f"{metrics_version}:{network.sha256}:{dataset_name}:{network.device.type}{':spatial' if spatial else ''}"
     path = cache_folder / "reference_statistics" / f"{hashlib.sha256(key.encode()).hexdigest()}.npz"
     cached = _read(path)
-    if cached is None:
-        cached = _compute(network, dataset, on_progress)
+    if cached is None or (spatial and cached.spatial_moments is None):
+        cached = _compute(network, dataset, on_progress, spatial=spatial)
         _write(path, cached)
     return cached
 
 
 def _compute(
-    network: FeatureNetwork, dataset: ImageDataset, on_progress: Callable[[int], None] | None
+    network: FeatureNetwork, dataset: ImageDataset, on_progress: Callable[[int], None] | None, *, spatial: bool
 ) -> ReferenceStatistics:
     kept = set(torch.linspace(0, len(dataset) - 1, min(len(dataset), MANIFOLD_IMAGES)).round().long().tolist())
     num_images = network.images_per_call(dataset.info.img_resolution)
-    moments: Moments | None = None
+    names = ("features", "spatial") if spatial else ("features",)
+    moments: dict[str, Moments] = {}
     features: list[Tensor] = []
     for start in range(0, len(dataset), num_images):
         stop = min(start + num_images, len(dataset))
-        features_BD = extract(network, dataset.batch(range(start, stop)).images_BCHW)
-        moments = (moments or Moments.empty(features_BD.shape[1])).merge(Moments.of(features_BD))
-        features.append(features_BD[[row for row in range(len(features_BD)) if start + row in kept]])
+        outputs = extract_outputs(network, dataset.batch(range(start, stop)).images_BCHW, names)
+        for name, output_BD in zip(names, outputs, strict=True):
+            moments[name] = moments.get(name, Moments.empty(output_BD.shape[1])).merge(Moments.of(output_BD))
+        features.append(outputs[0][[row for row in range(stop - start) if start + row in kept]])
         if on_progress is not None:
             on_progress(stop)
-    assert moments is not None
-    return ReferenceStatistics(moments, torch.cat(features))
+    return ReferenceStatistics(moments["features"], torch.cat(features), moments.get("spatial"))
 
 
 def _write(path: Path, statistics: ReferenceStatistics) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays = {
-        "count": np.array(statistics.moments.count),
-        "mu": statistics.moments.mu_D.numpy(),
-        "scatter": statistics.moments.scatter_DD.numpy(),
-        "features": statistics.features_MD.numpy(),
-    }
+    arrays = _arrays_of(statistics.moments) | {"features": statistics.features_MD.numpy()}
+    if statistics.spatial_moments is not None:
+        arrays |= {f"spatial_{name}": array for name, array in _arrays_of(statistics.spatial_moments).items()}
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -152,10 +160,22 @@ def _read(path: Path) -> ReferenceStatistics | None:
     try:
         # opened here: np.load leaves a file that it cannot read open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            count, mu, scatter, features = (arrays[name] for name in ("count", "mu", "scatter", "features"))
+            features = arrays["features"]
+            moments = _moments_in(arrays)
+            spatial_moments = _moments_in(arrays, "spatial_") if "spatial_count" in arrays else None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
-    if mu.ndim != 1 or scatter.shape != mu.shape * 2 or features.shape[1:] != mu.shape:
+    if features.shape[1:] != tuple(moments.mu_D.shape):
         return None
-    moments = Moments(int(count), torch.from_numpy(mu), torch.from_numpy(scatter))
-    return ReferenceStatistics(moments, torch.from_numpy(features))
+    return ReferenceStatistics(moments, torch.from_numpy(features), spatial_moments)
+
+
+def _arrays_of(moments: Moments) -> dict[str, NDArray[Any]]:
+    return {"count": np.array(moments.count), "mu": moments.mu_D.numpy(), "scatter": moments.scatter_DD.numpy()}
+
+
+def _moments_in(arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Moments:
+    count, mu, scatter = (arrays[f"{prefix}{name}"] for name in ("count", "mu", "scatter"))
+    if mu.ndim != 1 or scatter.shape != mu.shape * 2:
+        raise ValueError(f"moments of shapes {mu.shape} and {scatter.shape}")
+    return Moments(int(count), torch.from_numpy(mu), torch.from_numpy(scatter))

@@ -26,6 +26,25 @@ class EvaluationSettings(Settings):
         description="Also report the inception score by the feature network's classes: the mean over so many equal "
         "splits of the samples, usually 10 of 50,000; None leaves it out.",
     )
+    sfid: bool = Field(
+        default=False,
+        description="Also report sFID, the same distance between spatial features (arXiv:2103.03841): of feature "
+        "networks that compute them, as Inception does.",
+    )
+    kid_subsets: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="Also report KID (arXiv:1801.01401), mean and standard deviation over so many subsets, usually "
+        "100; None leaves it out.",
+    )
+    kid_subset_size: int = Field(default=1000, ge=2, le=10_000, description="Samples, and real images, in each.")
+    density_neighbours: int | None = Field(
+        default=None,
+        ge=1,
+        le=100,
+        description="Also report density and coverage (arXiv:2002.09797) with this k, usually 5; None leaves them out.",
+    )
     guidance_scales: tuple[GuidanceScale, ...] = Field(
         default=(),
         max_length=MOST_SCALES,
@@ -42,6 +61,17 @@ class EvaluationSettings(Settings):
     def _samples_split_evenly(self) -> Self:
         if self.num_samples % (self.inception_score_splits or 1):
             raise ValueError("num_samples must be divisible by inception_score_splits")
+        return self
+
+    @model_validator(mode="after")
+    def _subsets_are_of_the_samples(self) -> Self:
+        if self.kid_subsets is None and self.kid_subset_size != 1000:
+            raise ValueError("kid_subset_size is of KID's subsets: give kid_subsets, or leave it out")
+        if self.kid_subsets is not None and self.kid_subset_size > self.num_samples:
+            raise ValueError(
+                f"kid_subset_size: {self.kid_subset_size} of {self.num_samples} samples cannot be drawn: lower it, or "
+                "raise num_samples"
+            )
         return self
 
     @field_validator("guidance_scales")
@@ -79,7 +109,18 @@ class EvaluationSettings(Settings):
 
     def as_identity(self) -> dict[str, Any]:
         """Return the settings as states know them: those of before there were several scales stay theirs."""
-        return self.model_dump(mode="json", exclude=None if self.guidance_scales else {"guidance_scales", "rank_by"})
+        unused = {"guidance_scales", "rank_by"} if not self.guidance_scales else set()
+        further = {"sfid", "kid_subsets", "kid_subset_size", "density_neighbours"}
+        return self.model_dump(mode="json", exclude=unused | (further - self.further_metrics().keys()))
+
+    def further_metrics(self) -> dict[str, Any]:
+        """Return the settings of sFID, KID, density and coverage; empty where none is asked for."""
+        further: dict[str, Any] = {"sfid": True} if self.sfid else {}
+        if self.kid_subsets is not None:
+            further |= {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size}
+        if self.density_neighbours is not None:
+            further["density_neighbours"] = self.density_neighbours
+        return further
 
     def refuse_scale_of(self, sampler: SamplerSettings, field: str = "evaluation") -> None:
         """Refuse a scale that is measured already.

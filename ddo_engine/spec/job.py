@@ -133,11 +133,14 @@ class JobSpec(Settings):
 
     @model_validator(mode="after")
     def _samples_suffice(self) -> Self:
-        neighbours = self.evaluation.neighbours or 0
+        neighbours = max(self.evaluation.neighbours or 0, self.evaluation.density_neighbours or 0)
         if self.evaluation.num_samples <= neighbours:
             raise ValueError(f"evaluation.num_samples: give more samples than neighbours ({neighbours})")
         if self.confirm is not None and self.confirm.num_samples <= neighbours:
             raise ValueError(f"confirm.num_samples: give more samples than evaluation.neighbours ({neighbours})")
+        subset = self.evaluation.kid_subset_size if self.evaluation.kid_subsets is not None else 0
+        if self.confirm is not None and self.confirm.num_samples < subset:
+            raise ValueError(f"confirm.num_samples: fewer than evaluation.kid_subset_size ({subset}): raise it")
         splits = self.evaluation.inception_score_splits or 1
         if self.confirm is not None and self.confirm.num_samples % splits:
             raise ValueError(f"confirm.num_samples: must be divisible by evaluation.inception_score_splits ({splits})")

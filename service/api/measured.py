@@ -19,6 +19,7 @@ def measured(row: Evaluation, *, kimg: float | None = None) -> Measured:
         precision=row.metrics.get("precision"),
         recall=row.metrics.get("recall"),
         inception_score=row.metrics.get("inception_score"),
+        metrics=row.metrics,
         num_samples=row.protocol.get("num_samples"),
         guidance_scale=row.protocol["sampler"]["guidance_scale"],
         fingerprint=row.fingerprint,

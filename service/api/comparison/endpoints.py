@@ -19,7 +19,10 @@ Ids = Annotated[
         description="`ckpt_…`, which stands for all of its evaluations, or `eval_…` for one of them; repeat it.",
     ),
 ]
-MetricName = Annotated[Literal["fid", "precision", "recall", "inception_score"], Query(description="What ranks them.")]
+MetricName = Annotated[
+    Literal["fid", "precision", "recall", "inception_score", "sfid", "kid", "density", "coverage"],
+    Query(description="What ranks them."),
+]
 
 
 @router.get("", responses=documented(Unauthorized, NotFound, Conflict, Unprocessable))

@@ -14,6 +14,10 @@ LOWER_IS_BETTER: Mapping[str, bool] = {
     "precision": False,
     "recall": False,
     "inception_score": False,
+    "sfid": True,
+    "kid": True,
+    "density": False,
+    "coverage": False,
 }
 
 

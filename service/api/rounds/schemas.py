@@ -19,6 +19,10 @@ class Measured(BaseModel):
     precision: float | None
     recall: float | None
     inception_score: float | None
+    metrics: dict[str, float] = Field(
+        description="All that was measured: these numbers, and where the evaluation asks for them `sfid`, `kid` with "
+        "`kid_std`, `density`, `coverage`."
+    )
     num_samples: int | None = Field(description="Images behind the numbers.")
     guidance_scale: float = Field(description="What they were sampled at: sampler.guidance_scale, or one of the curve.")
     fingerprint: str = Field(description="Hash of the protocol; numbers with different ones must not be compared.")

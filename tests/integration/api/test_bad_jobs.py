@@ -231,6 +231,7 @@ BAD_FIELDS: list[tuple[str, Change, str, str | None]] = [
         "evaluation.num_samples",
     ),
     ("confirmed on too few", put("confirm", {"num_samples": 3}), "validation_failed", "confirm.num_samples"),
+    ("subsets of more than the samples", put("evaluation.kid_subsets", 5), "validation_failed", "evaluation"),
     ("uneven splits", put("evaluation.inception_score_splits", 7), "validation_failed", "evaluation"),
     (
         "confirmed on uneven splits",

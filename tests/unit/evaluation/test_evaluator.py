@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
@@ -6,8 +7,11 @@ import pytest
 import torch
 
 from ddo_engine.data import ImageDataset, InMemoryDataset, round_to_grey_levels
-from ddo_engine.errors import IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
+from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import Evaluator, FeatureNetwork, Judge, frechet_distance, inception_score, load_features
+from ddo_engine.evaluation.density_coverage import density_coverage
+from ddo_engine.evaluation.kernel_distance import kernel_distance
+from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
 from ddo_engine.families import get_family
 from ddo_engine.sampling import generate_images
@@ -16,6 +20,23 @@ from ddo_engine.spec import EvaluationSettings, HeunSettings, LabelDistribution
 SAMPLER = HeunSettings(num_steps=3, batch_size=16)
 SETTINGS = EvaluationSettings(num_samples=40, seed=5, neighbours=3)
 SHA = "0" * 64
+FEW_REAL = {"num_samples": 400, "kid_subsets": 2, "kid_subset_size": 301}
+
+
+class WithSpatialFeatures(torch.nn.Module):
+    """A feature network whose spatial features are a thumbnail of the image."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.outputs = frozenset({"features", "logits", "spatial"})
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "inner" else getattr(self.inner, name)
+
+    def forward(self, images_BCHW: torch.Tensor) -> dict[str, torch.Tensor]:
+        thumbnails = torch.nn.functional.avg_pool2d(images_BCHW.float(), 2).flatten(1)
+        return self.inner(images_BCHW) | {"spatial": thumbnails}
 
 
 @pytest.fixture
@@ -57,7 +78,7 @@ def test_evaluate_equals_the_definition(
     )  # fmt: skip
     assert found["fid"] == pytest.approx(fid, rel=1e-5)
     assert (found["precision"], found["recall"]) == pytest.approx(
-        precision_recall(Manifold.of(real, 3), fake, 3), abs=0.03
+        precision_recall(Manifold.of(real, 3), fake), abs=0.03
     )
     assert found["fid"] > 0
 
@@ -126,6 +147,59 @@ def test_protocol_names_the_splits_only_where_there_are_any(
     base = evaluator(feature_network, dataset)
     assert "inception_score_splits" not in base.protocol(SETTINGS)
     assert base.protocol(SETTINGS.model_copy(update={"inception_score_splits": 4}))["inception_score_splits"] == 4
+
+
+def test_further_metrics_are_those_of_the_images_and_leave_the_others_alone(
+    feature_network: FeatureNetwork, dataset: ImageDataset, tmp_path: Path
+) -> None:
+    network = replace(feature_network, module=WithSpatialFeatures(feature_network.module))
+    further = {"sfid": True, "kid_subsets": 3, "kid_subset_size": 20, "density_neighbours": 5}
+    fake = InMemoryDataset(dataset.images_NCHW[:40].flip(3), dataset.labels_N[:40])
+    reading: list[int] = []
+    for _ in range(2):  # computed, and then as cached
+        judge = Judge(network, dataset, SHA, cache_folder=tmp_path, on_reading=reading.append)
+        found = judge.measure(fake, SETTINGS.model_copy(update=further))
+        assert reading == [256, 300]  # features and spatial features in one pass
+        real_MD, fake_MD = (network(each.images_NCHW)["features"] for each in (dataset, fake))
+        assert (found["kid"], found["kid_std"]) == kernel_distance(real_MD, fake_MD, num_subsets=3, subset_size=20)
+        assert (found["density"], found["coverage"]) == density_coverage(Manifold.of(real_MD, 5), fake_MD)
+        spatial = [Moments.of(network(each.images_NCHW)["spatial"]) for each in (fake, dataset)]
+        distance = frechet_distance(spatial[0].mu_D, spatial[0].cov_DD, spatial[1].mu_D, spatial[1].cov_DD)
+        assert found["sfid"] == pytest.approx(distance, rel=1e-9)
+        assert found["sfid"] != pytest.approx(found["fid"], rel=1e-3)
+    plain = Judge(network, dataset, SHA).measure(fake, SETTINGS)
+    assert plain == {name: found[name] for name in ("fid", "precision", "recall")}
+
+
+@pytest.mark.parametrize(
+    ("change", "error_class", "param"),
+    [
+        ({"sfid": True}, InvalidFeatureNetwork, "evaluation.sfid"),
+        ({"density_neighbours": 40}, InvalidSpec, "density_neighbours"),
+        ({"kid_subsets": 2, "kid_subset_size": 41}, InvalidSpec, "evaluation.kid_subset_size"),
+        (FEW_REAL, IncompatibleInputs, "evaluation.kid_subset_size"),
+    ],
+)  # fmt: skip
+def test_further_metrics_that_cannot_be_are_refused_by_name(
+    feature_network: FeatureNetwork,
+    dataset: ImageDataset,
+    change: dict[str, int],
+    error_class: type[EngineError],
+    param: str,
+) -> None:
+    judge = Judge(feature_network, dataset, SHA)
+    with pytest.raises(error_class) as error:
+        judge.check(SETTINGS.model_copy(update=change))
+    assert error.value.param == param
+
+
+def test_protocol_names_further_metrics_only_where_they_are_asked_for(
+    feature_network: FeatureNetwork, dataset: ImageDataset
+) -> None:
+    judge = Judge(feature_network, dataset, SHA)
+    further = {"kid_subsets": 2, "kid_subset_size": 20, "density_neighbours": 5, "sfid": True}
+    with_further = judge.protocol(SETTINGS.model_copy(update=further))
+    assert with_further.items() - judge.protocol(SETTINGS).items() == further.items()
 
 
 def test_measure_the_dataset_itself_is_zero(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
