@@ -22,6 +22,7 @@ from ddo_engine.inputs import (
     check_sampler,
     open_dataset,
     open_feature_network,
+    open_reference_statistics,
     verified_sha256,
 )
 from ddo_engine.models import UnitModels, open_models
@@ -74,6 +75,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         context.progress("reading", len(pixels)),
         context.ranks,
         context.parts_folder,
+        open_reference_statistics(spec.reference_statistics),
     )
     denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():

@@ -20,6 +20,7 @@ from ddo_engine.data import (
 from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidDataset, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import FeatureNetwork, load_features
 from ddo_engine.evaluation.networks.named_networks import path_of
+from ddo_engine.evaluation.reference_file import REFERENCE_STATISTICS, ReferenceFile, load_reference_file
 from ddo_engine.files import sha256_of_tree
 from ddo_engine.spec import (
     IMAGES_AS_STORED,
@@ -120,6 +121,19 @@ def open_feature_network(file: FileRef, device: torch.device) -> FeatureNetwork:
     """Load a feature network; errors point at the client's name of it."""
     with blaming(FEATURE_NETWORK):
         return load_features(local_path(file, "feature_network"), device)
+
+
+def open_reference_statistics(file: FileRef | None) -> ReferenceFile | None:
+    """Read the file that FID is taken against, where a spec names one.
+
+    Raises:
+        InvalidSpec: It is not the file that the spec means.
+        InvalidDataset: It cannot be read.
+    """
+    if file is None:
+        return None
+    verified_sha256(file, REFERENCE_STATISTICS)
+    return load_reference_file(local_path(file, REFERENCE_STATISTICS))
 
 
 def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param: str = DATASET) -> None:

@@ -24,6 +24,7 @@ class InputHashes:
         reference_set: Its shards, in order; empty for MLE.
         feature_network: None without evaluation.
         companions: Of autoencoder, guide and discriminator, where there are any.
+        reference_statistics: None where FID is taken against the dataset.
     """
 
     base: str
@@ -31,15 +32,18 @@ class InputHashes:
     reference_set: tuple[str, ...] = ()
     feature_network: str | None = None
     companions: Mapping[str, str] = field(default_factory=dict)
+    reference_statistics: str | None = None
 
     def as_provenance(self) -> dict[str, Any]:
         """Return the hashes under the names that manifests and states give them."""
+        statistics = self.reference_statistics
         return {
             "base_sha256": self.base,
             "dataset_sha256": self.dataset,
             "reference_set_sha256": list(self.reference_set),
             "feature_network_sha256": self.feature_network,
             **self.companions,
+            **({} if statistics is None else {"reference_statistics_sha256": statistics}),
         }
 
 

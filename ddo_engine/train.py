@@ -22,6 +22,7 @@ from ddo_engine.inputs import (
     local_path,
     open_dataset,
     open_feature_network,
+    open_reference_statistics,
     open_to_be_cut,
     verified_sha256,
 )
@@ -181,6 +182,9 @@ def _hash_inputs(spec: TrainSpec, models: UnitModels) -> InputHashes:
         if spec.feature_network is None or spec.evaluation is None
         else verified_sha256(spec.feature_network, "feature_network"),
         companions=models.companions.sha256s,
+        reference_statistics=None
+        if spec.reference_statistics is None
+        else verified_sha256(spec.reference_statistics, "reference_statistics"),
     )
 
 
@@ -206,6 +210,7 @@ def _evaluator(
         context.progress("reading", len(dataset)),
         context.ranks,
         context.parts_folder,
+        open_reference_statistics(spec.reference_statistics),
     )
 
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ddo_engine.accelerated import check_kernels
 from ddo_engine.baseline_checks import check_baselines
 from ddo_engine.checkpoint import LoadedCheckpoint
 from ddo_engine.converted_inputs import convert_inputs
 from ddo_engine.errors import InvalidSpec
-from ddo_engine.evaluation.reference import extract
+from ddo_engine.evaluation import FeatureNetwork
+from ddo_engine.evaluation.reference import extract, extract_outputs
 from ddo_engine.inputs import (
     check_every_image,
     check_features_fit_dataset,
@@ -20,6 +23,7 @@ from ddo_engine.inputs import (
     check_sampler,
     open_dataset,
     open_feature_network,
+    open_reference_statistics,
     verified_sha256,
 )
 from ddo_engine.models import open_models
@@ -65,8 +69,19 @@ def run(spec: ValidateSpec, context: RunContext) -> None:
     check_every_image(dataset, on_progress=context.progress("reading", len(dataset)))
     check_grey_levels(dataset, spec.grey_levels)
     num_images = features.images_per_call(pixels.info.img_resolution)
-    check_features_vary(extract(features, pixels.batch(range(min(num_images, len(pixels)))).images_BCHW))
+    first_images = pixels.batch(range(min(num_images, len(pixels)))).images_BCHW
+    check_features_vary(extract(features, first_images))
+    _check_reference_statistics(spec, features, first_images)
     context.events.emit(Report(checkpoint=checkpoint.info, dataset=dataset.info, converted=converted))
+
+
+def _check_reference_statistics(spec: ValidateSpec, features: FeatureNetwork, images_BCHW: Tensor) -> None:
+    reference = open_reference_statistics(spec.reference_statistics)
+    if reference is None:
+        return
+    reference.of_features(extract(features, images_BCHW[:1]).shape[1])
+    if spec.evaluation is not None and spec.evaluation.sfid:
+        reference.of_spatial(extract_outputs(features, images_BCHW[:1], ("spatial",))[0].shape[1])
 
 
 def _check_training(checkpoint: LoadedCheckpoint, training: TrainingSettings) -> None:

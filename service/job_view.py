@@ -28,6 +28,7 @@ class JobInputs(Settings):
     baseline_guide: FileRef | None = None
     dataset: FileRef
     feature_network: FileRef
+    reference_statistics: FileRef | None = None
     checkpoint_info: CheckpointInfo
     dataset_info: DatasetInfo
 

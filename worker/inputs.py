@@ -27,6 +27,7 @@ _CODES = {
     "baseline_guide": "invalid_checkpoint",
     "dataset": "invalid_dataset",
     "feature_network": "invalid_feature_network",
+    "reference_statistics": "invalid_dataset",
 }
 
 

@@ -60,6 +60,7 @@ def store_inputs(
         guide=store_optional("guide"),
         baseline_guide=store_optional("baseline_guide"),
         dataset=store(spec.dataset),
+        reference_statistics=None if spec.reference_statistics is None else store(spec.reference_statistics),
         feature_network=store(report.converted.get("feature_network", spec.feature_network)),
         checkpoint_info=report.checkpoint,
         dataset_info=report.dataset,

@@ -41,6 +41,13 @@ _ORDERED_DICT = InertGlobal("collections.OrderedDict", calls=True, as_dict=True)
 _TENSORS = (InertGlobal(PARAMETER, calls=True), InertGlobal(TENSOR, calls=True))
 _STORAGES = [InertGlobal(name) for name in STORAGE_DTYPES]
 
+_NUMPY = (
+    InertGlobal(DTYPE, calls=True),
+    InertGlobal("numpy.ndarray"),
+    *(InertGlobal(name, calls=True) for name in (*SCALARS, *ARRAYS)),
+)
+
+NUMPY_GLOBALS = _by_name(_NUMPY)
 NVLABS_GLOBALS = _by_name(
     [
         _ORDERED_DICT,
@@ -49,9 +56,7 @@ NVLABS_GLOBALS = _by_name(
         InertGlobal(STORAGE, calls=True),
         InertGlobal(MODULE_DICT, makes=True),
         InertGlobal("dnnlib.util.EasyDict", makes=True, as_dict=True),
-        InertGlobal(DTYPE, calls=True),
-        InertGlobal("numpy.ndarray"),
-        *(InertGlobal(name, calls=True) for name in (*SCALARS, *ARRAYS)),
+        *_NUMPY,
     ]
 )
 STORAGE_GLOBALS = _by_name(_STORAGES)

@@ -13,6 +13,7 @@ from ddo_engine.evaluation.drawing import draw
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.judge import Judge, fingerprint_of
 from ddo_engine.evaluation.parts import Measured, Outputs, Parts
+from ddo_engine.evaluation.reference_file import ReferenceFile
 from ddo_engine.evaluation.sample_grid import num_shown
 from ddo_engine.families.protocol import Family
 from ddo_engine.parallel.ranks import ALONE, Ranks
@@ -41,6 +42,7 @@ class Evaluator:
         on_reading: Callable[[int], None] | None = None,
         ranks: Ranks = ALONE,
         parts_folder: Path | None = None,
+        reference_file: ReferenceFile | None = None,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -56,10 +58,11 @@ class Evaluator:
             on_reading: Called with the number of dataset images that the statistics have seen so far.
             ranks: The processes that draw; the one that leads measures what all have drawn.
             parts_folder: Where evaluations keep what they have drawn, for those who go on after a kill; None: nowhere.
+            reference_file: Statistics that FID is taken against instead of the dataset's.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
-            IncompatibleInputs: The dataset has fewer than two images.
+            IncompatibleInputs: The dataset has fewer than two images, or the statistics are of other features.
         """
         self.judge = Judge(
             feature_network,
@@ -69,6 +72,7 @@ class Evaluator:
             cache_folder,
             on_reading,
             companions.sha256s.get("autoencoder_sha256", ""),
+            reference_file,
         )
         self.sampler = sampler
         self.grey_levels = grey_levels

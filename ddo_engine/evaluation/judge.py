@@ -20,7 +20,13 @@ from ddo_engine.evaluation.kernel_distance import kernel_distance
 from ddo_engine.evaluation.measurable import check_measurable
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
-from ddo_engine.evaluation.reference import ReferenceStatistics, begin_outputs, reference_statistics
+from ddo_engine.evaluation.reference import (
+    ReferenceStatistics,
+    begin_outputs,
+    extract_outputs,
+    reference_statistics,
+)
+from ddo_engine.evaluation.reference_file import Gaussian, ReferenceFile
 from ddo_engine.spec import IMAGES_AS_STORED, DatasetInfo, DatasetReading, EvaluationSettings
 
 METRICS_VERSION = 1  # raise it whenever the same images would give other numbers
@@ -38,8 +44,9 @@ class Judge:
         cache_folder: Path | None = None,
         on_reading: Callable[[int], None] | None = None,
         autoencoder_sha256: str = "",
+        reference_file: ReferenceFile | None = None,
     ) -> None:
-        """Check that network and images fit.
+        """Check that network, images and statistics fit.
 
         Args:
             feature_network: In whose features everything is measured.
@@ -49,10 +56,12 @@ class Judge:
             cache_folder: Where the dataset's statistics are kept between runs; None keeps none.
             on_reading: Called with the number of dataset images that the statistics have seen so far.
             autoencoder_sha256: Of what stands between model and pixels: latents have other pixels behind another.
+            reference_file: Statistics that FID and sFID are taken against instead of the dataset's; what compares
+                images one by one still takes the dataset's.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
-            IncompatibleInputs: The dataset has fewer than two images.
+            IncompatibleInputs: The dataset has fewer than two images, or the statistics are of other features.
         """
         feature_network.check_takes(dataset.info.img_resolution, dataset.info.img_channels)
         if len(dataset) < 2:
@@ -64,7 +73,10 @@ class Judge:
         self._cache_folder = cache_folder
         self._on_reading = on_reading
         self._autoencoder_sha256 = autoencoder_sha256
+        self._reference_file = reference_file
         self._manifolds: dict[int, Manifold] = {}
+        if reference_file is not None:
+            reference_file.of_features(self._dim_of("features"))
 
     @cached_property
     def reference(self) -> ReferenceStatistics:
@@ -104,6 +116,8 @@ class Judge:
         if settings.inception_score_splits is not None:
             protocol["inception_score_splits"] = settings.inception_score_splits
         protocol |= settings.further_metrics()
+        if self._reference_file is not None:
+            protocol["reference_statistics_sha256"] = self._reference_file.sha256
         if self._dataset_reading != IMAGES_AS_STORED:
             protocol["dataset_reading"] = self._dataset_reading.model_dump(mode="json")
         return protocol
@@ -112,9 +126,11 @@ class Judge:
         """Refuse to measure what cannot be, before anything is drawn.
 
         Raises:
-            EngineError: As of :func:`check_measurable`.
+            EngineError: As of :func:`check_measurable`, or sFID has no statistics in the reference file.
         """
         check_measurable(self.feature_network, len(self.dataset), settings)
+        if settings.sfid and self._reference_file is not None:
+            self._reference_file.of_spatial(self._dim_of("spatial"))
 
     def outputs(self, images_NCHW: Tensor, settings: EvaluationSettings) -> dict[str, Tensor]:
         """Return what :meth:`metrics` wants of uint8 images, by name: float32 on the CPU, one row each.
@@ -139,9 +155,9 @@ class Judge:
             "kid_std", "sfid", "inception_score".
         """
         features_MD = outputs["features"]
-        if settings.sfid:
+        if settings.sfid and self._reference_file is None:
             _ = self.spatial_reference  # both kinds of features in one pass over the dataset
-        metrics = {"fid": _distance(features_MD, self.reference.moments)}
+        metrics = {"fid": _distance(features_MD, self._gaussian_of_features(features_MD.shape[1]))}
         if settings.neighbours is not None:
             manifold = self._manifold(settings.neighbours)
             metrics["precision"], metrics["recall"] = precision_recall(manifold, features_MD)
@@ -156,9 +172,7 @@ class Judge:
                 subset_size=settings.kid_subset_size,
             )
         if settings.sfid:
-            spatial_moments = self.spatial_reference.spatial_moments
-            assert spatial_moments is not None
-            metrics["sfid"] = _distance(outputs["spatial"], spatial_moments)
+            metrics["sfid"] = _distance(outputs["spatial"], self._gaussian_of_spatial(outputs["spatial"].shape[1]))
         if settings.inception_score_splits is not None:
             metrics["inception_score"] = inception_score_of_logits(outputs["logits"], settings.inception_score_splits)
         return metrics
@@ -188,6 +202,20 @@ class Judge:
                 on_progress(stop)
         return self.metrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, settings)
 
+    def _gaussian_of_features(self, dim: int) -> Gaussian | Moments:
+        return self.reference.moments if self._reference_file is None else self._reference_file.of_features(dim)
+
+    def _gaussian_of_spatial(self, dim: int) -> Gaussian | Moments:
+        if self._reference_file is not None:
+            return self._reference_file.of_spatial(dim)
+        assert self.spatial_reference.spatial_moments is not None
+        return self.spatial_reference.spatial_moments
+
+    def _dim_of(self, output: str) -> int:
+        """Return what no manifest says of programs: how wide an output is."""
+        (found_1D,) = extract_outputs(self.feature_network, self.dataset.batch(range(1)).images_BCHW, (output,))
+        return found_1D.shape[1]
+
     def _manifold(self, neighbours: int) -> Manifold:
         if neighbours not in self._manifolds:
             features_MD = self.reference.features_MD.to(self.feature_network.device)
@@ -210,7 +238,7 @@ class Judge:
             )
 
 
-def _distance(features_MD: Tensor, real: Moments) -> float:
+def _distance(features_MD: Tensor, real: Gaussian | Moments) -> float:
     fake = Moments.of(features_MD)
     return frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)
 

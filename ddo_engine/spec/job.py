@@ -44,6 +44,11 @@ class JobSpec(Settings):
         description="The network in whose features FID is measured: a file, or 'inception', the Inception-v3 that the "
         "service's operator has set up."
     )
+    reference_statistics: Uri | None = Field(
+        default=None,
+        description="Published statistics of real images that FID and sFID are taken against instead of the dataset's: "
+        "an npz with mu and sigma (EDM, OpenAI), or EDM2's pickle.",
+    )
     rounds: int = Field(ge=1, le=100)
     grid: Grid
     training: TrainingSettings

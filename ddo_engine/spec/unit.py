@@ -36,6 +36,9 @@ class ValidateSpec(_WithSampledModel):
     kind: Literal["validate"] = "validate"
     dataset: FileRef
     feature_network: FileRef
+    reference_statistics: FileRef | None = Field(
+        default=None, description="Statistics of real images that FID and sFID are taken against, not the dataset's."
+    )
     dataset_reading: DatasetReading = IMAGES_AS_STORED
     grey_levels: int = Field(default=256, ge=2, le=256)
     sampler: SamplerSettings = HeunSettings()
@@ -87,6 +90,9 @@ class TrainSpec(_WithSampledModel):
         default=None, description="Draw the fakes beside each batch instead. DDO only."
     )
     feature_network: FileRef | None = None
+    reference_statistics: FileRef | None = Field(
+        default=None, description="Statistics of real images that FID and sFID are taken against, not the dataset's."
+    )
     state: FileRef | None = Field(default=None, description="Training state to go on from.")
     objective: Objective
     training: TrainingSettings
@@ -114,6 +120,8 @@ class TrainSpec(_WithSampledModel):
             raise ValueError("online_reference_set: fakes are stored or drawn: give it, or reference_set")
         if self.evaluation is not None and self.feature_network is None:
             raise ValueError("evaluation needs feature_network")
+        if self.evaluation is None and self.reference_statistics is not None:
+            raise ValueError("reference_statistics: without evaluation nothing is taken against them: leave it out")
         if self.evaluation is not None:
             self.evaluation.refuse_scale_of(self.sampler)
         return self
@@ -125,6 +133,9 @@ class EvaluateSpec(_WithSampledModel):
     kind: Literal["evaluate"] = "evaluate"
     dataset: FileRef = Field(description="Its features are the reference statistics.")
     feature_network: FileRef
+    reference_statistics: FileRef | None = Field(
+        default=None, description="Statistics of real images that FID and sFID are taken against, not the dataset's."
+    )
     sampler: SamplerSettings = HeunSettings()
     evaluations: tuple[EvaluationSettings, ...] = Field(min_length=1)
     dataset_reading: DatasetReading = IMAGES_AS_STORED

@@ -76,6 +76,7 @@ def check_inputs(spec: JobSpec, sources: Sources, parent: Parent | None) -> Inpu
         "base_checkpoint": spec.base_checkpoint,
         "dataset.uri": spec.dataset.uri,
         "feature_network": spec.feature_network,
+        "reference_statistics": spec.reference_statistics,
         "autoencoder": spec.autoencoder,
         "guide": spec.guide,
     }

@@ -1,5 +1,6 @@
 """The commands around training: generate, validate, evaluate."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,6 +19,7 @@ from ddo_engine.errors import (
 from ddo_engine.evaluation import FeatureManifest, save_features
 from ddo_engine.evaluation.networks.image_classifier import ImageClassifier, ImageClassifierConfig
 from ddo_engine.families import get_family
+from ddo_engine.files import sha256_of
 from tests.engine_inputs import CLASSIFIER, NETWORK, make_inputs, merged, run_in_process, write_checkpoint
 
 SAMPLES = {"first_seed": 5, "num_samples": 48}
@@ -173,6 +175,26 @@ def test_validate_refuses_what_the_trials_would_refuse(inputs, tmp_path):
     with pytest.raises(InvalidSpec, match="augment_dim") as caught:
         run_in_process("validate", validate_spec(inputs, training=augmented), tmp_path / "augmented")
     assert caught.value.param == "training.augment_probability"
+
+
+def test_reference_statistics_are_checked_once_and_measured_against_in_every_command(inputs, tmp_path):
+    path = tmp_path / "statistics.npz"
+    dim = CLASSIFIER["feature_dim"]
+    np.savez(path, mu=np.zeros(dim), sigma=np.eye(dim))
+    given = {"reference_statistics": str(path)}
+    only(run_in_process("validate", validate_spec(inputs, **given), tmp_path / "validate"), "report")
+    plain = only(run_in_process("evaluate", evaluate_spec(inputs), tmp_path / "plain"), "evaluation")
+    against = only(run_in_process("evaluate", evaluate_spec(inputs, **given), tmp_path / "against"), "evaluation")
+    assert against["protocol"] == plain["protocol"] | {"reference_statistics_sha256": sha256_of(path)}
+    assert against["metrics"]["fid"] != plain["metrics"]["fid"]
+    assert against["metrics"]["precision"] == plain["metrics"]["precision"]
+    trial = run_in_process("train", inputs.train_spec(**given), tmp_path / "trial")
+    protocols = [event["protocol"] for event in trial if event["type"] == "evaluation"]
+    assert {protocol["reference_statistics_sha256"] for protocol in protocols} == {sha256_of(path)}
+    np.savez(path, mu=np.zeros(dim + 1), sigma=np.eye(dim + 1))
+    with pytest.raises(IncompatibleInputs, match=f"computes {dim} features") as caught:
+        run_in_process("validate", validate_spec(inputs, **given), tmp_path / "unfit")
+    assert caught.value.param == "reference_statistics"
 
 
 def test_validate_refuses_fakes_beside_each_batch_for_a_model_that_cannot_draw_them(inputs, tmp_path):

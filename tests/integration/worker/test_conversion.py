@@ -1,10 +1,12 @@
 """Inputs in their authors' formats: what is stored for the job is what they were converted to."""
 
 import hashlib
+import pickle
 import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from ddo_engine.checkpoint import load_checkpoint, read_manifest
 from service.job_view import JobInputs
 from service.keys import key_of
 from tests.diffusers_folders import library_unet, write_pipeline
-from tests.engine_inputs import make_inputs
+from tests.engine_inputs import CLASSIFIER, make_inputs
 from tests.official_pickles import edm2_file, edm_file, write
 from tests.tiny_families import EDM2, VAR, VQVAE, randomised
 
@@ -65,7 +67,12 @@ def stored(workplace, file) -> Path:
 def test_official_pickles_are_stored_converted(workplace, inputs):
     base, guide = edm2_pickle(inputs / "base.pkl"), edm2_pickle(inputs / "guide.pkl", seed=2)
     sampler = {"num_steps": 3, "state_dtype": "float32", "guidance_scale": 1.5}
-    found = validated(workplace, base_checkpoint=base.as_uri(), guide=guide.as_uri(), sampler=sampler)
+    dim = CLASSIFIER["feature_dim"]
+    statistics = inputs / "statistics.pkl"
+    statistics.write_bytes(pickle.dumps({"fid": {"mu": np.zeros(dim), "sigma": np.eye(dim)}}, protocol=4))
+    files = {"base_checkpoint": base, "guide": guide, "reference_statistics": statistics}
+    found = validated(workplace, sampler=sampler, **{name: path.as_uri() for name, path in files.items()})
+    assert stored(workplace, found.reference_statistics).read_bytes() == statistics.read_bytes()
     assert found.checkpoint_info.family == "edm2"
     for file, source, seed in ((found.checkpoint, base, 1), (found.guide, guide, 2)):
         path = stored(workplace, file)
@@ -76,7 +83,7 @@ def test_official_pickles_are_stored_converted(workplace, inputs):
         origin = read_manifest(path).provenance["converted_from"]
         assert origin["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     suffixes = {path.suffix for path in (workplace.folder / "store").rglob("inputs/*")}
-    assert suffixes == {".safetensors", ".zip"}
+    assert suffixes == {".safetensors", ".zip", ".pkl"}
 
 
 @pytest.mark.slow

@@ -4,11 +4,12 @@ from itertools import pairwise
 
 import pytest
 
-from ddo_engine.spec import EvaluateSpec, EvaluationSettings, GenerateSpec, TrainSpec
+from ddo_engine.spec import EvaluateSpec, EvaluationSettings, FileRef, GenerateSpec, TrainSpec
 from service.seeds import reference_set_seed, trial_seed
 from service.statuses import JobStatus, RoundStatus, TerminationReason, UnitKind, UnitStatus
 from tests.job_rows import job_spec
-from tests.unit.service.planner_model import JobModel
+from tests.unit.service import planner_model
+from tests.unit.service.planner_model import INPUTS, JobModel, file
 
 
 def _run(job: JobModel, unit_id: str, fids: list[float] | None = None) -> None:
@@ -29,6 +30,17 @@ def test_plan_baseline_measures_search_and_confirm_protocol():
 
     assert isinstance(spec, EvaluateSpec)
     assert [(item.num_samples, item.seed) for item in spec.evaluations] == [(50, 0), (500, 9)]
+
+
+def test_plan_statistics_go_to_all_who_measure(monkeypatch):
+    uri = "file:///data/statistics.npz"
+    monkeypatch.setattr(planner_model, "INPUTS", INPUTS.model_copy(update={"reference_statistics": file("statistics")}))
+    job = JobModel(job_spec(reference_statistics=uri, confirm={"num_samples": 500}, baselines=[{"kind": "mle"}]))
+    assert job.specs["validate-None-0"].reference_statistics == FileRef(uri=uri)
+    _to_trials(job)
+    measuring = [spec for spec in job.specs.values() if isinstance(spec, EvaluateSpec | TrainSpec)]
+    assert {spec.kind for spec in measuring} == {"evaluate", "trial"}
+    assert {spec.reference_statistics for spec in measuring} == {file("statistics")}
 
 
 def test_plan_reference_shards_cover_the_set_without_overlap():
