@@ -1,6 +1,6 @@
 """``python -m ddo_engine COMMAND spec.json --workdir DIR``: events on stdout, log lines on stderr, files in DIR.
 
-The commands of :mod:`ddo_engine.file_commands` take files instead of a spec and have no events.
+The commands of :mod:`ddo_engine.file_commands` take files instead of a spec and have no events; ``evaluate`` may too.
 
 ``torchrun --standalone --nproc-per-node N -m ddo_engine train …`` is the same run by N processes, each with a GPU of
 its own where there are some; generate and evaluate likewise. One of them tells the events and writes the files.
@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ddo_engine.errors import EngineError, InvalidSpec
-from ddo_engine.events import EventWriter
+from ddo_engine.evaluate_options import add_evaluate_options, wrong_evaluate_option
+from ddo_engine.events import EventWriter, terminal_view
 from ddo_engine.file_commands import add_file_commands, is_file_command, run_file_command
 from ddo_engine.interruption import StopRequest
 from ddo_engine.log import log, log_to_stderr
@@ -50,17 +51,23 @@ ENGINE_FAILURE, NOBODY_READS = 70, 74
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    wrong = wrong_evaluate_option(options) if options.command == "evaluate" else None
+    if wrong is not None:
+        parser.error(f"evaluate: {wrong}")
+    # Threads that spin while they wait are many times slower as soon as anything else wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     launch = launch_of(os.environ)
     if launch.size > 1:
         die_with_parent()
     log_to_stderr(logging.INFO if launch.leads else logging.ERROR)
-    if is_file_command(options.command):
+    if is_file_command(options):
         return _run_file_command(options, launch)
     stop = StopRequest()
     stop.install()
     with _event_stream(launch) as stream:
-        events = EventWriter(stream, _terminal_view() if launch.leads else None)
+        events = EventWriter(stream, terminal_view() if launch.leads else None)
         try:
             return _run_reporting(options, launch, events, stop)
         except BrokenPipeError:
@@ -71,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_file_command(options: argparse.Namespace, launch: Launch) -> int:
     try:
-        launch.check(options.command)
+        launch.check("evaluate without a spec" if options.command == "evaluate" else options.command)
         status = run_file_command(options)
         sys.stdout.flush()
     except InvalidSpec as error:
@@ -109,8 +116,6 @@ def _run(options: argparse.Namespace, launch: Launch, events: EventWriter, stop:
         _make_folder(options.workdir, "workdir")
         if options.cache is not None:
             _make_folder(options.cache, "cache")
-    # Threads that spin while they wait are many times slower as soon as anything else wants the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch  # noqa: PLC0415  (seconds: a bad spec is refused before)
 
     from ddo_engine.device import make_deterministic, pick_device  # noqa: PLC0415
@@ -135,8 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     for name, spec in COMMANDS.items():
         summary = (spec.__doc__ or "").split("\n", maxsplit=1)[0]
         command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument("spec", type=Path, help=f"JSON file, a {spec.__name__}")
-        command.add_argument("--workdir", type=Path, required=True, help="folder for all output; made if missing")
+        needs_spec = name != "evaluate"
+        count = None if needs_spec else "?"
+        command.add_argument("spec", type=Path, nargs=count, help=f"JSON file, a {spec.__name__}")
+        command.add_argument("--workdir", type=Path, required=needs_spec, help="folder for all output; made if missing")
         command.add_argument("--cache", type=Path, help="folder for statistics that later runs use again")
         command.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
         command.add_argument("--threads", type=_positive, help="CPU threads; another number may change the last bits")
@@ -146,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         help="under torchrun: each process keeps some rows of weights, gradients, moments and averages instead of all",
     )
     add_file_commands(commands)
+    add_evaluate_options(commands.choices["evaluate"])
     return parser
 
 
@@ -179,11 +187,3 @@ def _discard(stream: TextIO) -> None:
     """Point a broken stream elsewhere, so that closing it does not fail again."""
     with Path(os.devnull).open("w", encoding="utf-8") as sink:
         os.dup2(sink.fileno(), stream.fileno())
-
-
-def _terminal_view() -> Callable[[Any], None] | None:
-    if not sys.stderr.isatty():
-        return None
-    from ddo_engine.terminal import TerminalView  # noqa: PLC0415  (only people need it)
-
-    return TerminalView()

@@ -1,5 +1,6 @@
-"""The networks that a job names in their authors' formats, converted once, at validation."""
+"""Networks that are named in their authors' formats, converted once: of a job at its validation."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -34,10 +35,20 @@ _NAMES: dict[Network, str] = {
 
 
 def convert_inputs(spec: ValidateSpec, context: RunContext) -> dict[Network, FileRef]:
+    """Convert the networks of a job, as :func:`convert_files` does."""
+    files: dict[Network, FileRef | None] = {network: getattr(spec, network) for network in _NAMES}
+    return convert_files({network: file for network, file in files.items() if file is not None}, context)
+
+
+def convert_files(files: Mapping[Network, FileRef], context: RunContext) -> dict[Network, FileRef]:
     """Convert into the work folder what is not in our format yet, each file in a process of its own.
 
+    Args:
+        files: By what they are.
+        context: Work folder, and whether to stop.
+
     Returns:
-        What takes the place of the spec's files; nothing for those that are ours already.
+        What takes the place of files; nothing for those that are ours already.
 
     Raises:
         CorruptCheckpoint: A file is damaged, hostile, or of no format that we read; names the job's field.
@@ -46,17 +57,17 @@ def convert_inputs(spec: ValidateSpec, context: RunContext) -> dict[Network, Fil
     """
     converted: dict[Network, FileRef] = {}
     for network, name in _NAMES.items():
-        file: FileRef | None = getattr(spec, network)
-        if file is None:
+        if network not in files:
             continue
         context.stop.check()
+        file = files[network]
         sha256 = verified_sha256(file, network)
         source, destination = local_path(file, network), context.workdir / f"{network}.safetensors"
         if network == "feature_network":
             with blaming(name):
                 was_converted = _convert_features(source, destination, sha256)
         else:
-            base = converted.get("checkpoint", spec.checkpoint)
+            base = converted.get("checkpoint", files["checkpoint"])
             patch_nums = _patch_nums_of(base) if network == "autoencoder" else None
             with blaming(name):
                 was_converted = _convert(source, destination, patch_nums)

@@ -30,7 +30,7 @@ from ddo_engine.parallel.ranks import ALONE, Ranks
 from ddo_engine.parallel.sharding import sharded
 from ddo_engine.randomness import generator_for
 from ddo_engine.run_context import RunContext
-from ddo_engine.spec import EvaluateSpec, TrainingSettings
+from ddo_engine.spec import EvaluateSpec, LabelDistribution, TrainingSettings
 from ddo_engine.told_evaluation import tell_evaluation
 from ddo_engine.unit_data import as_pixels, as_trained_on
 
@@ -55,7 +55,8 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
     for index, settings in enumerate(spec.evaluations):
         check_guidance_scales(checkpoint, models.companions, spec.sampler, settings, f"evaluations[{index}]")
     dataset = open_dataset(spec.dataset, reading=spec.dataset_reading)
-    check_model_fits_dataset(checkpoint.info, dataset.info)
+    follows_dataset = spec.sampler.labels is LabelDistribution.DATASET
+    check_model_fits_dataset(checkpoint.info, dataset.info, with_labels=follows_dataset)
     check_grey_levels(dataset, spec.grey_levels)
     check_labels_can_be_drawn(checkpoint.info, spec.sampler, dataset.info)
     verified_sha256(spec.feature_network, "feature_network")

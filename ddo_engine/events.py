@@ -1,5 +1,6 @@
 """The event stream: one JSON object per line, flushed at once. Imports no torch."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,15 @@ from typing import TextIO
 from ddo_engine.spec import EngineEvent, Progress
 
 MIN_PROGRESS_INTERVAL_SECONDS = 1.0
+
+
+def terminal_view() -> Callable[[EngineEvent], None] | None:
+    """Return what shows events to people, on standard error; None where that is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+    from ddo_engine.terminal import TerminalView  # noqa: PLC0415  (only people need it)
+
+    return TerminalView()
 
 
 class EventWriter:

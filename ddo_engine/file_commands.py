@@ -1,4 +1,4 @@
-"""The commands that take files, not a spec: ``convert``, ``export``, ``inspect``, ``encode`` and ``reconstruct``.
+"""The commands that take files, not a spec: convert, export, inspect, encode, reconstruct, and evaluate without one.
 
 Results go to standard output: a table for people, one JSON object with ``--json``. Errors go there too with ``--json``,
 otherwise to standard error. Importing this module does not import torch.
@@ -70,9 +70,9 @@ def run_file_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def is_file_command(name: str) -> bool:
-    """Say whether a command is one of this module's."""
-    return name in _COMMANDS
+def is_file_command(options: argparse.Namespace) -> bool:
+    """Say whether a command is one of this module's; ``evaluate`` is if there is no spec."""
+    return options.command in _COMMANDS and getattr(options, "spec", None) is None
 
 
 def _command(commands: Any, name: str, summary: str) -> argparse.ArgumentParser:
@@ -143,12 +143,19 @@ def _reconstruct(options: argparse.Namespace) -> dict[str, Any]:
     return {"destination": str(options.output), **report}
 
 
+def _evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    from ddo_engine.evaluate_by_hand import measured  # noqa: PLC0415  (torch)
+
+    return measured(options)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
     "reconstruct": _reconstruct,
     "convert": _convert,
     "export": _export,
     "inspect": _inspect,
     "encode": _encode,
+    "evaluate": _evaluate,
 }
 
 

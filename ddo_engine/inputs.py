@@ -136,8 +136,17 @@ def open_reference_statistics(file: FileRef | None) -> ReferenceFile | None:
     return load_reference_file(local_path(file, REFERENCE_STATISTICS))
 
 
-def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param: str = DATASET) -> None:
+def check_model_fits_dataset(
+    model: CheckpointInfo, dataset: DatasetInfo, param: str = DATASET, *, with_labels: bool = True
+) -> None:
     """Refuse images that the model was not made for.
+
+    Args:
+        model: Of the checkpoint.
+        dataset: Of the images.
+        param: What errors call them.
+        with_labels: Whether a conditional model is to see their labels; where its samples are only compared with them,
+            they need none.
 
     Raises:
         IncompatibleInputs: Kind, resolution, channels or classes differ.
@@ -157,7 +166,7 @@ def check_model_fits_dataset(model: CheckpointInfo, dataset: DatasetInfo, param:
             "resize or convert the dataset, or choose a checkpoint of its size",
             param=param,
         )
-    if model.label_dim == 0:
+    if model.label_dim == 0 or not with_labels:
         return
     if not dataset.class_counts:
         raise IncompatibleInputs(

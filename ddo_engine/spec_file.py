@@ -28,12 +28,13 @@ def read_spec(path: Path, model: type[SpecT]) -> SpecT:
     try:
         spec = model.model_validate(content)
     except ValidationError as error:
-        raise _refusal(error, content) from error
+        raise refusal_of(error, content) from error
     _require_files(spec)
     return spec
 
 
-def _refusal(error: ValidationError, content: Any) -> InvalidSpec:
+def refusal_of(error: ValidationError, content: Any) -> InvalidSpec:
+    """Return the error that names the first offending field of what was validated."""
     first = error.errors(include_url=False, include_context=False)[0]
     param = _field_name(as_written(first["loc"]), content)
     message = first["msg"].removeprefix("Value error, ")

@@ -102,10 +102,16 @@ def make_inputs(folder: Path, *, num_images: int = 90, grey_levels: int = 256) -
     write_dataset(inputs.dataset, images(10.0), labels)
     write_dataset(inputs.reference_set, images(40.0), labels)
     write_checkpoint(inputs.checkpoint)
-    torch.manual_seed(11)
-    manifest = FeatureManifest(architecture="image_classifier", config=CLASSIFIER)
-    save_features(inputs.feature_network, ImageClassifier(ImageClassifierConfig(**CLASSIFIER)).eval(), manifest)
+    make_features(inputs.feature_network)
     return inputs
+
+
+def make_features(path: Path, **changes: int) -> None:
+    """Write a randomly initialised classifier, by default of the tiny images."""
+    config = CLASSIFIER | changes
+    torch.manual_seed(11)
+    manifest = FeatureManifest(architecture="image_classifier", config=config)
+    save_features(path, ImageClassifier(ImageClassifierConfig.model_validate(config)).eval(), manifest)
 
 
 def write_checkpoint(path: Path, network: dict[str, Any] | None = None, **provenance: Any) -> None:

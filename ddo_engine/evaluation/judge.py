@@ -244,8 +244,7 @@ def _distance(features_MD: Tensor, real: Gaussian | Moments) -> float:
 
 
 def _shape(info: DatasetInfo) -> str:
-    what = f"{info.img_resolution}x{info.img_resolution} with {info.img_channels} channel(s)"
-    return what if info.kind == "images" else f"latents, {what}"
+    return f"{info.img_resolution}x{info.img_resolution} with {info.img_channels} channel(s)"
 
 
 def fingerprint_of(protocol: Mapping[str, Any]) -> str:

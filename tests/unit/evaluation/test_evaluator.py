@@ -208,6 +208,28 @@ def test_measure_the_dataset_itself_is_zero(feature_network: FeatureNetwork, dat
     assert (metrics["precision"], metrics["recall"]) == (1.0, 1.0)
 
 
+def test_measure_holds_a_batch_of_images_at_a_time(feature_network: FeatureNetwork, dataset: ImageDataset) -> None:
+    """Whatever the batches, the numbers are those of all images at once."""
+    seen: list[int] = []
+    settings = EvaluationSettings(num_samples=290, inception_score_splits=10)
+    judge = Judge(feature_network, dataset, SHA)
+    metrics = judge.measure(dataset, settings, seen.append)
+    assert seen == [256, 290]
+    assert metrics == pytest.approx(
+        judge.metrics(judge.outputs(dataset.batch(range(290)).images_BCHW, settings), settings)
+    )
+
+
+def test_measure_refuses_images_that_are_not_like_the_dataset_s(
+    feature_network: FeatureNetwork, dataset: ImageDataset
+) -> None:
+    judge = Judge(feature_network, dataset, SHA)
+    for images, param in ((torch.zeros(50, 1, 4, 4), "images"), (torch.zeros(39, 1, 8, 8), "num_samples")):
+        with pytest.raises(IncompatibleInputs) as error:
+            judge.measure(InMemoryDataset(images.to(torch.uint8), None), SETTINGS)
+        assert error.value.param == param
+
+
 def test_fingerprint_changes_with_everything_that_changes_numbers(
     feature_network: FeatureNetwork, dataset: ImageDataset
 ) -> None:
