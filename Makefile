@@ -16,7 +16,7 @@ help: ## Show this list
 demo: $(INSTALLED) ## Finetune a model of handwritten digits through the whole service, on this machine
 	$(BIN)/python -m examples.digits.demo
 
-families: $(INSTALLED) ## The same with small models of the other families, EDM2 and VAR
+families: $(INSTALLED) ## The same with small models of all families: EDM and EDM2 as U-Nets, VAR
 	$(BIN)/python -m examples.digits.families
 
 up: $(INSTALLED) ## Start the whole service on this machine; Ctrl-C stops it

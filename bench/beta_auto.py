@@ -32,8 +32,8 @@ from ddo_engine.spec import (
     Metric,
     TrainSpec,
 )
-from examples.digits import demo, families
-from examples.digits.families import EXAMPLES
+from examples.digits import demo
+from examples.digits.family_jobs import EXAMPLES, job_body
 from examples.digits.make_dataset import make_dataset
 
 STEPS = (4, 8, 16, 30)
@@ -53,8 +53,8 @@ class Case:
 def cases(folder: Path, names: Sequence[str]) -> Iterator[Case]:
     """Draw the fakes of each of these examples and yield it."""
     dataset, _ = make_dataset(folder)
-    bodies = {"edm": demo.job_body(dataset, seed=0)}
-    bodies |= {name: families.job_body(name, dataset, seed=0) for name in EXAMPLES}
+    bodies = {"mlp": demo.job_body(dataset, seed=0)}
+    bodies |= {name: job_body(name, dataset, seed=0) for name in EXAMPLES}
     for name in names:
         yield _case(name, JobSpec.model_validate(bodies[name]), dataset, folder / name)
 
@@ -174,7 +174,7 @@ def main() -> None:
     """Print both tables, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
-    parser.add_argument("--models", nargs="+", choices=("edm", *EXAMPLES), default=("edm", *EXAMPLES))
+    parser.add_argument("--models", nargs="+", choices=("mlp", *EXAMPLES), default=("mlp", "edm2", "var"))
     parser.add_argument("--only", choices=("probes", "trials"), default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,14 +1,21 @@
 """How far does the FID of one model move with the seed of its evaluation? What `stop.noise_seeds` measures, on digits.
 
-    python -m bench.evaluation_noise [--samples 1000 5000] [--seeds 8]
+    python -m bench.evaluation_noise [--samples 1000 5000 10000 50000] [--seeds 8] [--finetuned FILE] [--png FILE]
 
-The base of examples/digits under the preset's sampler and feature network. Every seed draws latents of its own.
+The base of examples/digits under the preset's sampler and feature network. Every seed draws latents of its own. With
+``--finetuned`` a second model is measured with the same seeds, and the spread of the difference between the two is
+compared with what it would be if each had latents of its own. Prints a table in Markdown.
 """
 
 import argparse
+import math
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
+
+from matplotlib.figure import Figure
 
 from ddo_engine.spec import EvaluateSpec, FileRef, JobSpec
 from examples.digits.demo import ASSETS, job_body
@@ -17,36 +24,115 @@ from examples.digits.make_dataset import make_dataset
 from service.stopping import noise_protocols
 
 
-def fids(folder: Path, dataset: Path, num_samples: int, num_seeds: int) -> list[float]:
-    """Return the base's FID under each seed that such a job would measure its noise by: the deciding one and others."""
+@dataclass(frozen=True)
+class Measured:
+    """FIDs at one number of samples, seed by seed; of the finetuned model none where there is none."""
+
+    num_samples: int
+    base: list[float]
+    finetuned: list[float]
+
+    @property
+    def differences(self) -> list[float]:
+        """Base less finetuned, of the same seeds."""
+        return [base - other for base, other in zip(self.base, self.finetuned, strict=False)]
+
+    @property
+    def independent_spread(self) -> float:
+        """Standard deviation of a difference whose sides have latents of their own."""
+        return math.hypot(stdev(self.base), stdev(self.finetuned))
+
+
+def job_for(dataset: Path, num_samples: int, num_seeds: int) -> JobSpec:
+    """Return a job that would measure its noise on so many samples by so many seeds, the deciding one among them."""
     body = job_body(dataset, seed=0)
     body |= {"confirm": None, "evaluation": {"num_samples": num_samples, "neighbours": None}}
-    job = JobSpec.model_validate(body | {"stop": {"noise_seeds": num_seeds - 1}})
+    return JobSpec.model_validate(body | {"stop": {"noise_seeds": num_seeds - 1}})
+
+
+def fids(checkpoint: Path, dataset: Path, job: JobSpec, workdir: Path) -> list[float]:
+    """Return a model's FID under each seed."""
     spec = EvaluateSpec(
-        checkpoint=FileRef(path=str(ASSETS / "base.safetensors")),
+        checkpoint=FileRef(path=str(checkpoint)),
         dataset=FileRef(path=str(dataset)),
         feature_network=FileRef(path=str(ASSETS / "features.safetensors")),
         sampler=job.sampler,
         grey_levels=job.dataset.grey_levels,
         evaluations=(job.evaluation, *noise_protocols(job)),
     )
-    events = run_engine(spec, folder / str(num_samples))
-    return [evaluation.metrics["fid"] for evaluation in evaluations_of(events)]
+    return [evaluation.metrics["fid"] for evaluation in evaluations_of(run_engine(spec, workdir))]
+
+
+def row(measured: Measured) -> str:
+    """Return a row of the table."""
+    noise = stdev(measured.base)
+    cells = [f"{measured.num_samples:,}", f"{mean(measured.base):.3f}", f"{noise:.3f}", f"{2 * noise:.3f}"]
+    if measured.finetuned:
+        cells += [
+            f"{mean(measured.finetuned):.3f}",
+            f"{stdev(measured.finetuned):.3f}",
+            f"{stdev(measured.differences):.3f}",
+            f"{measured.independent_spread:.3f}",
+        ]
+    return f"| {' | '.join(cells)} |"
+
+
+def draw(rows: Sequence[Measured], path: Path) -> None:
+    """Draw every FID over the number of samples, and the spreads beside them."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    values, spreads = figure.subplots(1, 2)
+    counts = [item.num_samples for item in rows]
+    titles = {"base": "base", "finetuned": "finetuned"} if rows[0].finetuned else {"base": "base"}
+    for colour, (name, title) in zip(("C0", "C1"), titles.items(), strict=False):
+        series = [getattr(item, name) for item in rows]
+        for count, found in zip(counts, series, strict=True):
+            values.plot([count] * len(found), found, "o", color=colour, alpha=0.5, markersize=4)
+        values.plot(counts, [mean(found) for found in series], color=colour, label=title)
+        spreads.plot(counts, [stdev(found) for found in series], "o-", color=colour, label=title)
+    if rows[0].finetuned:
+        spreads.plot(counts, [stdev(item.differences) for item in rows], "o-", color="C2", label="difference")
+        spreads.plot(
+            counts,
+            [item.independent_spread for item in rows],
+            ":",
+            color="C2",
+            label="difference, were seeds not shared",
+        )
+    slope = [stdev(rows[0].base) * math.sqrt(counts[0] / count) for count in counts]
+    spreads.plot(counts, slope, "--", color="grey", label="1/√N")
+    values.set(xscale="log", xlabel="samples", ylabel="FID, a dot a seed")
+    spreads.set(xscale="log", yscale="log", xlabel="samples", ylabel="standard deviation over seeds")
+    for axes in (values, spreads):
+        axes.legend()
+    figure.savefig(path, dpi=80, metadata={"Software": None})
 
 
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 5000], help="default: %(default)s")
+    parser.add_argument("--samples", type=int, nargs="+", default=[1000, 5000, 10_000, 50_000], help="%(default)s")
     parser.add_argument("--seeds", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--finetuned", type=Path, help="a checkpoint of the same job, such as `make demo` downloads")
+    parser.add_argument("--png", type=Path, help="draw it too")
     arguments = parser.parse_args()
-    print("| samples | mean FID | standard deviation | least gain that counts |\n|---|---|---|---|", flush=True)
+    columns = ["samples", "mean FID", "standard deviation", "least gain that counts"]
+    if arguments.finetuned is not None:
+        columns += ["finetuned: mean", "standard deviation", "of the difference", "were seeds not shared"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         dataset, _ = make_dataset(folder)
-        for num_samples in arguments.samples:
-            found = fids(folder, dataset, num_samples, arguments.seeds)
-            print(f"| {num_samples} | {mean(found):.4f} | {stdev(found):.4f} | {2 * stdev(found):.4f} |", flush=True)
+        for count in arguments.samples:
+            job = job_for(dataset, count, arguments.seeds)
+            found = [
+                [] if path is None else fids(path, dataset, job, folder / f"{title}-{count}")
+                for title, path in (("base", ASSETS / "base.safetensors"), ("finetuned", arguments.finetuned))
+            ]
+            rows.append(Measured(count, *found))
+            print(row(rows[-1]), flush=True)
+    if arguments.png is not None:
+        draw(rows, arguments.png)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import torch
 from ddo_engine.spec import EvaluateSpec, FileRef, FileRole, GenerateSpec, TrainSpec
 from examples.digits.demo import ASSETS
 from examples.digits.engine import evaluations_of, files_of, run_engine
-from examples.digits.families import EXAMPLES, TOKENIZER
+from examples.digits.family_jobs import EXAMPLES, TOKENIZER
 from examples.digits.make_dataset import make_dataset
 
 GUIDANCE_SCALES = (0.0, 1.0, 2.0)

@@ -68,10 +68,7 @@ def _assert_gone(family: list[psutil.Process], seconds: float = 30) -> None:
     assert not alive
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
-def test_up_stopped_by_a_signal_leaves_nothing(up: _Up, number: signal.Signals, exit_code: int) -> None:
-    assert up.jobs().json()["data"] == []
+def _stop_by_signal(up: _Up, number: signal.Signals, exit_code: int) -> None:
     family = up.family()
     # five servers, each under a guard
     assert len(family) >= 8
@@ -83,15 +80,13 @@ def test_up_stopped_by_a_signal_leaves_nothing(up: _Up, number: signal.Signals, 
 
 
 @pytest.mark.slow
-def test_up_killed_leaves_no_process(up: _Up) -> None:
-    family = up.family()
-    up.process.kill()
-    up.process.communicate()
-    _assert_gone(family)
+def test_up_stopped_by_control_c_leaves_nothing(up: _Up) -> None:
+    assert up.jobs().json()["data"] == []
+    _stop_by_signal(up, signal.SIGINT, 0)
 
 
 @pytest.mark.slow
-def test_up_twice_at_once_keeps_apart_and_a_port_can_be_taken_once(up: _Up) -> None:
+def test_up_twice_at_once_keeps_apart_and_however_one_ends_nothing_of_it_is_left(up: _Up) -> None:
     other = _wait_until_up(_start())
     try:
         assert other.url != up.url
@@ -99,14 +94,18 @@ def test_up_twice_at_once_keeps_apart_and_a_port_can_be_taken_once(up: _Up) -> N
         assert other.jobs().status_code == up.jobs().status_code == 200
         assert httpx.get(f"{other.url}/jobs", headers={"Authorization": f"Bearer {up.key}"}).status_code == 401
     finally:
-        other.process.send_signal(signal.SIGINT)
-        other.process.communicate(timeout=60)
+        _stop_by_signal(other, signal.SIGTERM, 143)
     assert up.jobs().status_code == 200
 
     third = _start("--port", up.url.rpartition(":")[2])
     _, stderr = third.communicate(timeout=60)
     assert third.returncode == 1
     assert "address already in use" in stderr
+
+    family = up.family()
+    up.process.kill()
+    up.process.communicate()
+    _assert_gone(family)
 
 
 @pytest.mark.slow

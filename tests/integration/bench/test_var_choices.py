@@ -4,7 +4,7 @@ import pytest
 
 from bench.var_choices import ARMS, row
 from ddo_engine.spec import TrainSpec
-from examples.digits.families import EXAMPLES
+from examples.digits.family_jobs import EXAMPLES
 
 
 @pytest.mark.parametrize("arm", ARMS)

@@ -1,4 +1,4 @@
-"""The examples of EDM2 and VAR: their committed networks, the tokenizer's training, and their jobs."""
+"""The examples of the model families: their committed networks, the tokenizer's training, and their jobs."""
 
 import sys
 from pathlib import Path
@@ -19,7 +19,7 @@ from ddo_engine.evaluate import denoising_loss  # noqa: E402
 from ddo_engine.families.var import VARFamily  # noqa: E402
 from ddo_engine.families.var.vqvae import VQVAE  # noqa: E402
 from ddo_engine.spec import JobSpec  # noqa: E402
-from examples.digits import bases, families, make_dataset, train_tokenizer  # noqa: E402
+from examples.digits import bases, families, family_jobs, make_dataset, train_tokenizer  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -34,12 +34,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def var_base(tmp_path: Path) -> Path:
     copied = tmp_path / "var.safetensors"
-    copied.write_bytes((families.ASSETS / "var.safetensors").read_bytes())
+    copied.write_bytes((family_jobs.ASSETS / "var.safetensors").read_bytes())
     return copied
 
 
 def held_out_loss(data_dir: Path, family: str, autoencoder: Path | None = None) -> float:
-    checkpoint = load_checkpoint(families.ASSETS / f"{family}.safetensors")
+    checkpoint = load_checkpoint(family_jobs.ASSETS / f"{family}.safetensors")
     if autoencoder is not None:
         checkpoint.family.attach_autoencoder(checkpoint.model, load_model(autoencoder))
     dataset = load_dataset(data_dir / "digits-heldout.zip")
@@ -48,12 +48,13 @@ def held_out_loss(data_dir: Path, family: str, autoencoder: Path | None = None) 
 
 
 def test_held_out_losses_of_the_bases_are_the_readmes(data_dir: Path) -> None:
-    assert held_out_loss(data_dir, "edm2") == pytest.approx(-10.91, abs=0.02)
-    assert held_out_loss(data_dir, "var", families.TOKENIZER) == pytest.approx(68.66, abs=0.02)
+    assert held_out_loss(data_dir, "edm") == pytest.approx(21.32, abs=0.02)
+    assert held_out_loss(data_dir, "edm2") == pytest.approx(-9.40, abs=0.02)
+    assert held_out_loss(data_dir, "var", family_jobs.TOKENIZER) == pytest.approx(68.66, abs=0.02)
 
 
 def test_tokenizer_keeps_digits_to_the_readmes_error(data_dir: Path) -> None:
-    tokenizer = load_model(families.TOKENIZER)
+    tokenizer = load_model(family_jobs.TOKENIZER)
     assert isinstance(tokenizer, VQVAE)
     splits = {
         name: load_dataset(data_dir / f"digits-{name}.zip").batch(range(500)).images_BCHW
@@ -89,11 +90,11 @@ def test_train_tokenizer_twice_gives_the_same_weights_and_learns(data_dir: Path)
     assert after < 0.7 * before
 
 
-@pytest.mark.parametrize("family", families.EXAMPLES)
-def test_bodies_of_the_jobs_are_jobs(family: str, tmp_path: Path) -> None:
-    job = JobSpec.model_validate(families.job_body(family, tmp_path / "digits-train.zip", seed=5))
+@pytest.mark.parametrize("name", family_jobs.EXAMPLES)
+def test_bodies_of_the_jobs_are_jobs(name: str, tmp_path: Path) -> None:
+    job = JobSpec.model_validate(family_jobs.job_body(name, tmp_path / "digits-train.zip", seed=5))
     assert job.seed == 5
-    assert (job.autoencoder is not None) == (family == "var")
+    assert (job.autoencoder is not None) == (family_jobs.EXAMPLES[name].family == "var")
     assert job.training.num_steps * job.training.batch_size == job.training.kimg * 1000
 
 
