@@ -125,7 +125,7 @@ def print_floors(sizes: list[int]) -> None:
         family = get_family(family_name)
         with torch.device("meta"):
             model = family.build(config)
-        in_blocks = {each for block in family.sharding_plan(model).blocks for each in block.parameters() if each.ndim}
+        in_blocks = {each for block in family.block_plan(model).blocks for each in block.parameters() if each.ndim}
         total = sum(parameter.numel() for parameter in model.parameters())
         cut = sum(parameter.numel() for parameter in in_blocks)
         floors = [COPIES * BYTES * (total - cut + (cut / size)) / GB for size in sizes]
