@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ddo_engine.spec import (
@@ -100,6 +100,7 @@ class JobView:
     units: tuple[UnitView, ...] = ()
     checkpoints: tuple[CheckpointView, ...] = ()
     evaluations: tuple[EvaluationView, ...] = ()
+    protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of the evaluations, by fingerprint
 
     @property
     def base(self) -> CheckpointView:

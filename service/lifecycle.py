@@ -4,6 +4,8 @@ Lock order everywhere: first the job's row, then units' rows. Whoever appends to
 row, so that the ids of its events also are the order in which they became visible.
 """
 
+from typing import Any
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -180,6 +182,7 @@ def _view(session: Session, job: Job) -> JobView:
         .where(WorkUnit.job_id == job.id)
         .order_by(WorkUnit.created_at, WorkUnit.id)
     )
+    evaluations = _evaluations(session, job)
     return JobView(
         id=job.id,
         status=JobStatus(job.status),
@@ -210,7 +213,8 @@ def _view(session: Session, job: Job) -> JobView:
             for row in units
         ),
         checkpoints=_checkpoints(session, job),
-        evaluations=_evaluations(session, job),
+        evaluations=evaluations,
+        protocols=_protocols(session, job, {row.fingerprint for row in evaluations}),
     )
 
 
@@ -254,3 +258,11 @@ def _evaluations(session: Session, job: Job) -> tuple[EvaluationView, ...]:
             ).where(Evaluation.job_id == job.id, Evaluation.checkpoint_id.is_not(None))
         )
     )
+
+
+def _protocols(session: Session, job: Job, fingerprints: set[str]) -> dict[str, dict[str, Any]]:
+    if len(fingerprints) < 2:
+        return {}
+    first = select(func.min(Evaluation.id)).where(Evaluation.job_id == job.id).group_by(Evaluation.fingerprint)
+    query = select(Evaluation.fingerprint, Evaluation.protocol).where(Evaluation.id.in_(first))
+    return {row.fingerprint: row.protocol for row in session.execute(query)}

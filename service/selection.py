@@ -4,11 +4,12 @@ Where a job ranks by the best scale, a checkpoint's FID is the lowest along its 
 measured under the same protocols, one for each scale.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.job_view import EvaluationView, JobView, RoundView
+from service.protocol_parts import differing_parts, in_words
 from service.statuses import UnitKind
 
 
@@ -75,11 +76,30 @@ def deciding_fids(job: JobView, current: RoundView) -> DecidingFids:
     by_fingerprint = {row.fingerprint: row for row in of_reference if row.fingerprint in found.fingerprints}
     missing = found.fingerprints - by_fingerprint.keys()
     if missing:
+        others = [row.fingerprint for row in of_reference]
         raise InconsistentRowsError(
             f"the reference of round {current.index} has no FID under protocol {min(missing)[:12]}"
+            f"{difference(job, others, [min(missing)])}"
         )
     reference_fid = min(_fid(row) for row in by_fingerprint.values())
     return DecidingFids({row.checkpoint_id: _fid(row) for row in found.rows}, reference_fid, found.fingerprints)
+
+
+def difference(job: JobView, some: Iterable[str], others: Iterable[str]) -> str:
+    """Return in what protocols differ, as the end of a sentence; of several pairs, of the two that are most alike.
+
+    Args:
+        job: Which knows them.
+        some: Fingerprints of numbers that are not ranked ...
+        others: ... with those of these.
+    """
+    known = [
+        differing_parts(job.protocols[first], job.protocols[second])
+        for first in sorted(some)
+        for second in sorted(others)
+        if first in job.protocols and second in job.protocols
+    ]
+    return f": {in_words(min(known, key=len))}" if known else ""
 
 
 def ranking_rows(spec: JobSpec, rows: Sequence[EvaluationView]) -> list[EvaluationView]:
@@ -113,10 +133,13 @@ def _of_kind(job: JobView, kind: UnitKind, round_index: int) -> _Ranked:
     scales = job.spec.evaluation.ranking_scales(job.spec.sampler)
     rows = [row for row in job.evaluations if row.unit_id in positions and row.guidance_scale in scales]
     rows.sort(key=lambda row: (positions[row.unit_id], row.kimg))
-    protocols = {(row.guidance_scale, row.fingerprint) for row in rows}
-    if len(protocols) > len({row.guidance_scale for row in rows}):
-        raise InconsistentRowsError(f"round {round_index} was measured under more than one protocol")
-    return _Ranked(ranking_rows(job.spec, rows), frozenset(fingerprint for _, fingerprint in protocols))
+    by_scale: dict[float | None, str] = {}
+    for row in rows:
+        first = by_scale.setdefault(row.guidance_scale, row.fingerprint)
+        if first != row.fingerprint:
+            differs = difference(job, [first], [row.fingerprint])
+            raise InconsistentRowsError(f"round {round_index} was measured under more than one protocol{differs}")
+    return _Ranked(ranking_rows(job.spec, rows), frozenset(by_scale.values()))
 
 
 def _fid(row: EvaluationView) -> float:

@@ -5,7 +5,7 @@ from statistics import stdev
 
 from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.job_view import JobView
-from service.selection import InconsistentRowsError, deciding_fids, deciding_protocol, ranking_rows
+from service.selection import InconsistentRowsError, deciding_fids, deciding_protocol, difference, ranking_rows
 from service.statuses import RoundStatus, UnitKind
 
 _SEEDS = 2**31
@@ -52,8 +52,10 @@ def standing(job: JobView) -> Standing:
     threshold = job.spec.stop.threshold(noise)
     completed = [item for item in job.rounds[1:] if item.status is RoundStatus.COMPLETED]
     known = [deciding_fids(job, item) for item in completed]
-    if len({found.fingerprints for found in known}) != 1:
-        raise InconsistentRowsError("the rounds were measured under different protocols")
+    other = next((found.fingerprints for found in known if found.fingerprints != known[0].fingerprints), None)
+    if other is not None:
+        differs = difference(job, known[0].fingerprints - other, other - known[0].fingerprints)
+        raise InconsistentRowsError(f"the rounds were measured under different protocols{differs}")
     reached, stale, best_id, best_fid = known[0].reference_fid, 0, job.base.id, known[0].reference_fid
     for item, found in zip(completed, known, strict=True):
         assert item.winner_id is not None

@@ -11,6 +11,7 @@ from service.api.baselines.schemas import BaselineEvaluation, BaselineStatus, Ba
 from service.api.measured import measured
 from service.api.rounds.schemas import TrialError, TrialWarning
 from service.models import Evaluation, WorkUnit
+from service.protocol_parts import differing_parts
 from service.selection import confirm_protocol
 from service.statuses import JOB_ENDED, JobStatus, UnitKind, UnitStatus
 
@@ -89,18 +90,8 @@ def _scale(settings: TrainedBaseline | SampledBaseline, position: int) -> float 
 
 
 def _differences(base: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[ProtocolDifference]:
-    mine, theirs = dict(_flat(base)), dict(_flat(other))
-    for field in sorted(mine.keys() | theirs.keys()):
-        if mine.get(field) != theirs.get(field):
-            yield ProtocolDifference(field=field, base=mine.get(field), baseline=theirs.get(field))
-
-
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in protocol.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+    for field, (mine, theirs) in differing_parts(base, other).items():
+        yield ProtocolDifference(field=field, base=mine, baseline=theirs)
 
 
 def _confirmed(

@@ -1,5 +1,6 @@
 """``/comparison``: checkpoints of one job or several beside one another, as far as their numbers may be compared."""
 
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
@@ -7,7 +8,7 @@ from fastapi import APIRouter, Query
 from service.api.comparison import repository, views
 from service.api.comparison.schemas import Comparison
 from service.api.dependencies import CallerDep, Sessions
-from service.api.problems import Conflict, NotFound, Unauthorized, Unprocessable, documented
+from service.api.problems import MEDIA_TYPE, Conflict, NotFound, Unauthorized, Unprocessable, documented
 
 router = APIRouter(prefix="/comparison", tags=["checkpoints"])
 
@@ -24,8 +25,22 @@ MetricName = Annotated[
     Query(description="What ranks them."),
 ]
 
+RESPONSES = documented(Unauthorized, NotFound, Conflict, Unprocessable)
+RESPONSES[HTTPStatus.CONFLICT]["content"][MEDIA_TYPE]["example"] = {
+    "type": "/problems/protocols_differ",
+    "title": "Conflict",
+    "status": 409,
+    "detail": "ckpt_a and ckpt_b were not measured under one protocol, so that their numbers must not be ranked: "
+    "num_samples is 1000 against 5000. Evaluate both in jobs with the same settings.",
+    "code": "protocols_differ",
+    "param": None,
+    "request_id": "req_…",
+    "errors": [],
+    "differences": [{"param": "num_samples", "values": {"ckpt_a": 1000, "ckpt_b": 5000}}],
+}
 
-@router.get("", responses=documented(Unauthorized, NotFound, Conflict, Unprocessable))
+
+@router.get("", responses=RESPONSES)
 def compare(caller: CallerDep, sessions: Sessions, of: Ids, metric: MetricName = "fid") -> Comparison:
     """Rank checkpoints by numbers of one protocol: that of the most samples under which all of them were measured.
 

@@ -1,8 +1,10 @@
 """Which protocol several checkpoints were all measured under, and what keeps them apart if there is none. Pure."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from service.protocol_parts import differing_parts
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,5 @@ def common_protocol(numbers: Mapping[str, Sequence[Number]]) -> dict[str, Number
     return Apart(first, second, min(apart, key=len))
 
 
-def differing_parts(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Return the parts in which two protocols differ, by path; None where one says nothing of it."""
-    flat, other = dict(_flat(first)), dict(_flat(second))
-    paths = sorted(flat.keys() | other.keys())
-    return {path: (flat.get(path), other.get(path)) for path in paths if flat.get(path) != other.get(path)}
-
-
 def _of_protocol(numbers: Sequence[Number], fingerprint: str) -> Number | None:
     return next((number for number in numbers if number.fingerprint == fingerprint), None)
-
-
-def _flat(protocol: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in protocol.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

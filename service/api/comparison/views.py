@@ -1,13 +1,13 @@
 """From evaluations to a comparison, or to why there is none."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from service.api.comparison.protocols import Apart, Number, common_protocol
 from service.api.comparison.repository import MeasuredCheckpoint
 from service.api.comparison.schemas import Compared, Comparison, Difference
 from service.api.measured import measured
 from service.api.problems import Conflict, Unprocessable
+from service.protocol_parts import in_words
 
 LOWER_IS_BETTER: Mapping[str, bool] = {
     "fid": True,
@@ -76,18 +76,13 @@ def _compared(row: MeasuredCheckpoint, rank: int, metric: str) -> Compared:
 
 
 def _refusal(apart: Apart) -> Conflict:
-    told = "; ".join(f"{path} is {_said(one)} against {_said(other)}" for path, (one, other) in apart.parts.items())
     differences = [
         Difference(param=path, values={apart.first: one, apart.second: other})
         for path, (one, other) in apart.parts.items()
     ]
     return Conflict(
         f"{apart.first} and {apart.second} were not measured under one protocol, so that their numbers must not be "
-        f"ranked: {told}. Evaluate both in jobs with the same settings.",
+        f"ranked: {in_words(apart.parts)}. Evaluate both in jobs with the same settings.",
         code="protocols_differ",
         members={"differences": [difference.model_dump() for difference in differences]},
     )
-
-
-def _said(value: Any) -> str:
-    return "not said" if value is None else str(value)

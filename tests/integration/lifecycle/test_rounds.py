@@ -1,9 +1,12 @@
 """Whole jobs through the database, with a worker that only reports."""
 
+from typing import Any
+
 from sqlalchemy import select
 
-from ddo_engine.spec import TrainSpec
+from ddo_engine.spec import Evaluated, TrainSpec
 from service.models import Checkpoint, Event, Job, Round, Trial, WorkUnit
+from tests import job_rows
 from tests.job_rows import RowWorker, create_job, job_spec
 
 
@@ -32,6 +35,28 @@ def test_job_two_rounds_improving_ends_with_last_winner(sessions):
         assert (trial.trial_index, trial.alpha, trial.beta, best.kimg) == (1, 4.0, 0.5, 2.0)
         assert best.parent_checkpoint_id == rounds[2].reference_checkpoint_id
         assert session.scalars(select(WorkUnit.status)).all() == ["succeeded"] * len(done)
+
+
+def test_job_of_two_protocols_ends_and_says_in_what_they_differ(sessions, monkeypatch):
+    """As when workers are replaced by ones of another version in the middle of a round."""
+
+    def fid(index: int, position: int, kimg: float, num_samples: int) -> float:
+        versions["now"] = 2 if position == 1 else 1
+        return 5.0
+
+    def evaluated(*arguments: Any) -> Evaluated:
+        event = plain(*arguments)
+        protocol = event.protocol | {"metrics_version": versions["now"]}
+        return event.model_copy(update={"protocol": protocol, "fingerprint": job_rows.sha256(str(protocol))})
+
+    versions, plain = {"now": 1}, job_rows.evaluated
+    monkeypatch.setattr(job_rows, "evaluated", evaluated)
+    job_id = create_job(sessions)
+    RowWorker(sessions, fid).run()
+    with sessions() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.termination_reason) == ("failed", "engine_error")
+        assert "more than one protocol: metrics_version is 1 against 2" in job.error["message"]
 
 
 def test_job_confirm_decides_against_search(sessions):

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from service.api.comparison.protocols import Apart, Number, common_protocol, differing_parts
+from service.api.comparison.protocols import Apart, Number, common_protocol
+from service.protocol_parts import differing_parts
 
 
 def number(evaluation_id: str, num_samples: int, **parts: Any) -> Number:
