@@ -75,7 +75,11 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
             _measure_checkpoint(options, context)
             (evaluated,) = evaluations
             numbers = {name: getattr(evaluated, name) for name in ("metrics", "fingerprint", "protocol")}
-    names = [name for name in ("checkpoint", "images", "dataset") if getattr(options, name) is not None]
+    names = [
+        name
+        for name in ("checkpoint", "images", "dataset", "reference_statistics")
+        if getattr(options, name) is not None
+    ]
     return {**{name: str(getattr(options, name)) for name in names}, **numbers}
 
 
@@ -83,7 +87,8 @@ def _measure_images(options: argparse.Namespace, context: RunContext) -> dict[st
     reading = reading_of(options)
     images = _opened(options.images, "images")
     settings = evaluation_of(options, len(images))
-    dataset = _opened(options.dataset, "dataset", reading)
+    # Published statistics need no dataset; then the images themselves say what images are like.
+    dataset = images if options.dataset is None else _opened(options.dataset, "dataset", reading)
     files = _ours({"feature_network": feature_file_of(options)}, context)
     network = open_feature_network(files["feature_network"], context.device)
     check_features_fit_dataset(network, dataset.info)
@@ -91,7 +96,7 @@ def _measure_images(options: argparse.Namespace, context: RunContext) -> dict[st
     judge = Judge(
         network,
         dataset,
-        sha256_of_tree(options.dataset),
+        None if options.dataset is None else sha256_of_tree(options.dataset),
         reading,
         context.cache,
         on_reading,

@@ -76,8 +76,13 @@ def _wrong_with_spec(options: argparse.Namespace) -> Iterator[str]:
 def _wrong_by_hand(options: argparse.Namespace) -> Iterator[str]:
     if options.checkpoint is None and options.images is None:
         yield "give a spec, or --checkpoint or --images"
+    if options.dataset is None and options.checkpoint is not None:
+        yield "--dataset is missing: give what the samples are compared with"
+    if options.dataset is None and options.reference_statistics is None:
+        yield "--dataset is missing: give what the images are compared with, or --reference-statistics"
     if options.dataset is None:
-        yield "--dataset is missing: give what the images are compared with"
+        for name in _given(options, *_READING):
+            yield f"{_flag(name)} is done to the dataset's images: give --dataset, or leave it out"
     if options.workdir is not None:
         yield "--workdir is for a spec; --cache keeps what later runs use again"
     if options.images is not None:
@@ -130,7 +135,8 @@ def evaluation_of(options: argparse.Namespace, num_samples: int) -> EvaluationSe
     """
     given = _given(options, "num_samples", "seed", *_NUMBERS)
     content: dict[str, Any] = {"num_samples": num_samples, **given}
-    if content.get("neighbours") == 0:
+    # Precision and recall are of a dataset: without one they are not measured, unless somebody asks for them.
+    if content.get("neighbours", 0 if options.dataset is None else None) == 0:
         content["neighbours"] = None
     return validated(EvaluationSettings, content)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ddo_engine.data import ImageDataset
-from ddo_engine.errors import IncompatibleInputs
+from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation.density_coverage import density_coverage
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.frechet import frechet_distance
@@ -39,7 +39,7 @@ class Judge:
         self,
         feature_network: FeatureNetwork,
         dataset: ImageDataset,
-        dataset_sha256: str,
+        dataset_sha256: str | None,
         dataset_reading: DatasetReading = IMAGES_AS_STORED,
         cache_folder: Path | None = None,
         on_reading: Callable[[int], None] | None = None,
@@ -51,7 +51,8 @@ class Judge:
         Args:
             feature_network: In whose features everything is measured.
             dataset: What images are compared with.
-            dataset_sha256: Of the dataset's file.
+            dataset_sha256: Of the dataset's file. None: no number is of the dataset, because there is a reference file;
+                it only shows what images are like.
             dataset_reading: What was done to the images of the file.
             cache_folder: Where the dataset's statistics are kept between runs; None keeps none.
             on_reading: Called with the number of dataset images that the statistics have seen so far.
@@ -89,6 +90,7 @@ class Judge:
         return self._describe(spatial=True)
 
     def _describe(self, *, spatial: bool) -> ReferenceStatistics:
+        assert self._dataset_sha256 is not None, "without a dataset of its own nothing is described"
         name = self._dataset_sha256
         if self._dataset_reading != IMAGES_AS_STORED:
             name += self._dataset_reading.model_dump_json()
@@ -110,8 +112,9 @@ class Judge:
             "num_samples": settings.num_samples,
             "neighbours": settings.neighbours,
             "feature_network_sha256": self.feature_network.sha256,
-            "reference_sha256": self._dataset_sha256,
         }
+        if self._dataset_sha256 is not None:
+            protocol["reference_sha256"] = self._dataset_sha256
         # Left out where they say nothing, so that fingerprints of before they existed stay what they are.
         if settings.inception_score_splits is not None:
             protocol["inception_score_splits"] = settings.inception_score_splits
@@ -127,7 +130,15 @@ class Judge:
 
         Raises:
             EngineError: As of :func:`check_measurable`, or sFID has no statistics in the reference file.
+            InvalidSpec: A number compares with images of a dataset, and there is none.
         """
+        one_by_one = (settings.neighbours, settings.density_neighbours, settings.kid_subsets)
+        if self._dataset_sha256 is None and any(number is not None for number in one_by_one):
+            raise InvalidSpec(
+                "precision, recall, density, coverage and KID compare with real images one by one, which statistics "
+                "cannot give: give a dataset, or leave them out",
+                param="dataset",
+            )
         check_measurable(self.feature_network, len(self.dataset), settings)
         if settings.sfid and self._reference_file is not None:
             self._reference_file.of_spatial(self._dim_of("spatial"))

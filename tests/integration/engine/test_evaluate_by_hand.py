@@ -118,6 +118,19 @@ def test_evaluate_of_the_first_images_against_a_dataset_that_is_a_folder_or_made
     assert found["protocol"]["dataset_reading"] == smaller
 
 
+def test_evaluate_against_published_statistics_needs_no_dataset(inputs, samples, tmp_path, capsys, by_hand) -> None:
+    np.savez(tmp_path / "statistics.npz", mu=np.zeros(6), sigma=np.eye(6))
+    both = by_hand(images=samples["zip"], **{"reference-statistics": tmp_path / "statistics.npz"})
+    named = ["--features", str(inputs.feature_network), "--reference-statistics", str(tmp_path / "statistics.npz")]
+    assert main(["evaluate", "--images", str(samples["zip"]), *named, "--json"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["metrics"] == {"fid": both["metrics"]["fid"]}
+    assert "reference_sha256" not in alone["protocol"]
+    for option in (["--neighbours", "3"], ["--kid-subsets", "2", "--kid-subset-size", "9"]):
+        assert main(["evaluate", "--images", str(samples["zip"]), *named, *option]) == 64
+        assert "give a dataset" in capsys.readouterr().err
+
+
 def test_evaluate_tells_people_a_table_and_keeps_statistics_where_it_is_told_to(
     inputs, samples, tmp_path, capsys
 ) -> None:
@@ -199,6 +212,8 @@ def test_evaluate_refuses_sampler_settings_by_name(by_hand, inputs, pairs, messa
     [
         ([], "give a spec, or --checkpoint or --images"),
         (["--images", "x"], "--dataset is missing"),
+        (["--checkpoint", "x", "--reference-statistics", "y"], "--dataset is missing"),
+        (["--images", "x", "--reference-statistics", "y", "--convert", "grey"], "--convert is done to the dataset's"),
         (["--images", "x", "--checkpoint", "y"], "not allowed with"),
         (["--images", "x", "--dataset", "d", "--seed", "1"], "--seed says how samples are drawn"),
         (["--images", "x", "--dataset", "d", "--workdir", "w"], "--workdir is for a spec"),
@@ -244,7 +259,6 @@ def test_snippets_of_the_page_on_evaluation_run(tmp_path, monkeypatch, capsys) -
     num_run = 0
     for command in commands:
         words = shlex.split(command.replace("50000", "20").replace("num_steps=18", "num_steps=2"))
-        words += ["--kid-subset-size", "10"] if "--kid-subsets" in words else []
         if words[0] == "export":
             monkeypatch.setenv("DDO_INCEPTION_WEIGHTS", "weights.safetensors")
             continue
