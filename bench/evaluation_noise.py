@@ -1,10 +1,13 @@
 """How far does the FID of one model move with the seed of its evaluation? What `stop.noise_seeds` measures, on digits.
 
     python -m bench.evaluation_noise [--samples 1000 5000 10000 50000] [--seeds 8] [--finetuned FILE] [--png FILE]
+                                    [--confidence]
 
 The base of examples/digits under the preset's sampler and feature network. Every seed draws latents of its own. With
 ``--finetuned`` a second model is measured with the same seeds, and the spread of the difference between the two is
-compared with what it would be if each had latents of its own. Prints a table in Markdown.
+compared with what it would be if each had latents of its own. With ``--confidence`` the spread of the base stands
+beside what `evaluation.confidence` tells of it from the samples of one seed, as the mean over the seeds. Prints a table
+in Markdown.
 """
 
 import argparse
@@ -26,11 +29,15 @@ from service.stopping import noise_protocols
 
 @dataclass(frozen=True)
 class Measured:
-    """FIDs at one number of samples, seed by seed; of the finetuned model none where there is none."""
+    """FIDs at one number of samples, seed by seed; of the finetuned model none where there is none.
+
+    ``told`` are the deviations that the base's evaluations tell, if they do.
+    """
 
     num_samples: int
     base: list[float]
     finetuned: list[float]
+    told: list[float]
 
     @property
     def differences(self) -> list[float]:
@@ -43,15 +50,16 @@ class Measured:
         return math.hypot(stdev(self.base), stdev(self.finetuned))
 
 
-def job_for(dataset: Path, num_samples: int, num_seeds: int) -> JobSpec:
+def job_for(dataset: Path, num_samples: int, num_seeds: int, *, confidence: bool) -> JobSpec:
     """Return a job that would measure its noise on so many samples by so many seeds, the deciding one among them."""
     body = job_body(dataset, seed=0)
-    body |= {"confirm": None, "evaluation": {"num_samples": num_samples, "neighbours": None}}
+    evaluation = {"num_samples": num_samples, "neighbours": None, "confidence": confidence}
+    body |= {"confirm": None, "evaluation": evaluation}
     return JobSpec.model_validate(body | {"stop": {"noise_seeds": num_seeds - 1}})
 
 
-def fids(checkpoint: Path, dataset: Path, job: JobSpec, workdir: Path) -> list[float]:
-    """Return a model's FID under each seed."""
+def numbers(checkpoint: Path, dataset: Path, job: JobSpec, workdir: Path) -> list[dict[str, float]]:
+    """Return a model's FID, and what is measured beside it, under each seed."""
     spec = EvaluateSpec(
         checkpoint=FileRef(path=str(checkpoint)),
         dataset=FileRef(path=str(dataset)),
@@ -60,13 +68,15 @@ def fids(checkpoint: Path, dataset: Path, job: JobSpec, workdir: Path) -> list[f
         grey_levels=job.dataset.grey_levels,
         evaluations=(job.evaluation, *noise_protocols(job)),
     )
-    return [evaluation.metrics["fid"] for evaluation in evaluations_of(run_engine(spec, workdir))]
+    return [evaluation.metrics for evaluation in evaluations_of(run_engine(spec, workdir))]
 
 
 def row(measured: Measured) -> str:
     """Return a row of the table."""
     noise = stdev(measured.base)
     cells = [f"{measured.num_samples:,}", f"{mean(measured.base):.3f}", f"{noise:.3f}", f"{2 * noise:.3f}"]
+    if measured.told:
+        cells.append(f"{mean(measured.told):.3f}")
     if measured.finetuned:
         cells += [
             f"{mean(measured.finetuned):.3f}",
@@ -114,8 +124,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=8, help="default: %(default)s")
     parser.add_argument("--finetuned", type=Path, help="a checkpoint of the same job, such as `make demo` downloads")
     parser.add_argument("--png", type=Path, help="draw it too")
+    parser.add_argument("--confidence", action="store_true", help="also print the mean of the deviations told")
     arguments = parser.parse_args()
     columns = ["samples", "mean FID", "standard deviation", "least gain that counts"]
+    if arguments.confidence:
+        columns.append("mean fid_std")
     if arguments.finetuned is not None:
         columns += ["finetuned: mean", "standard deviation", "of the difference", "were seeds not shared"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
@@ -124,12 +137,13 @@ def main() -> None:
         folder = Path(name)
         dataset, _ = make_dataset(folder)
         for count in arguments.samples:
-            job = job_for(dataset, count, arguments.seeds)
-            found = [
-                [] if path is None else fids(path, dataset, job, folder / f"{title}-{count}")
+            job = job_for(dataset, count, arguments.seeds, confidence=arguments.confidence)
+            base, finetuned = (
+                [] if path is None else numbers(path, dataset, job, folder / f"{title}-{count}")
                 for title, path in (("base", ASSETS / "base.safetensors"), ("finetuned", arguments.finetuned))
-            ]
-            rows.append(Measured(count, *found))
+            )
+            told = [each["fid_std"] for each in base if arguments.confidence]
+            rows.append(Measured(count, [each["fid"] for each in base], [each["fid"] for each in finetuned], told))
             print(row(rows[-1]), flush=True)
     if arguments.png is not None:
         draw(rows, arguments.png)

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ def run(spec: EvaluateSpec, context: RunContext) -> None:
         context.ranks,
         context.parts_folder,
         open_reference_statistics(spec.reference_statistics),
+        partial(context.progress, "comparing"),
     )
     denoising = _denoising_dataset(spec, models, context)
     with context.stop.before_network_calls():

@@ -9,6 +9,7 @@ import argparse
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -101,6 +102,7 @@ def _measure_images(options: argparse.Namespace, context: RunContext) -> dict[st
         context.cache,
         on_reading,
         reference_file=open_reference_statistics(_reference_file_of(options)),
+        begin_comparing=partial(context.progress, "comparing"),
     )
     with context.stop.before_network_calls():
         metrics = judge.measure(images, settings, context.progress("measuring", settings.num_samples))

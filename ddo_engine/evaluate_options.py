@@ -16,7 +16,15 @@ DEFAULT_NUM_SAMPLES = 50_000  # of the published protocols
 _PATHS = ("checkpoint", "images", "dataset", "reference_statistics", "autoencoder", "guide")
 _DRAWING = ("sampler", "seed", "grey_levels", "autoencoder", "guide")  # say how samples are drawn
 _READING = ("transform", "resolution", "convert")
-_NUMBERS = ("neighbours", "density_neighbours", "kid_subsets", "kid_subset_size", "sfid", "inception_score_splits")
+_NUMBERS = (
+    "neighbours",
+    "density_neighbours",
+    "kid_subsets",
+    "kid_subset_size",
+    "sfid",
+    "inception_score_splits",
+    "confidence",
+)
 _BY_HAND = (*_PATHS, "features", "num_samples", *_NUMBERS, *_READING, *_DRAWING, "json")
 _SettingsT = TypeVar("_SettingsT", bound=Settings)
 
@@ -44,6 +52,9 @@ def add_evaluate_options(command: argparse.ArgumentParser) -> None:
     by_hand.add_argument("--kid-subset-size", type=int, help="images in each; default: 1,000")
     by_hand.add_argument("--sfid", action="store_true", default=None, help="also sFID, of spatial features")
     by_hand.add_argument("--inception-score-splits", type=int, help="also the inception score, over so many splits")
+    by_hand.add_argument(
+        "--confidence", action="store_true", default=None, help="also how far FID would move with other samples"
+    )
     by_hand.add_argument("--reference-statistics", type=Path, help="published file that FID and sFID are taken against")
     by_hand.add_argument("--transform", help="what is done to the dataset's images first; see docs/datasets.md")
     by_hand.add_argument("--resolution", type=int, help="pixels a side of the dataset's images after the transform")

@@ -1,6 +1,7 @@
 """``python -m ddo_engine train``: read what the spec names, check that it fits together, and run the trial."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ddo_engine.accelerated import accelerated, check_kernels, setting_of_kernels
@@ -211,6 +212,7 @@ def _evaluator(
         context.ranks,
         context.parts_folder,
         open_reference_statistics(spec.reference_statistics),
+        partial(context.progress, "comparing"),
     )
 
 

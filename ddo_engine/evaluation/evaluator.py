@@ -43,6 +43,7 @@ class Evaluator:
         ranks: Ranks = ALONE,
         parts_folder: Path | None = None,
         reference_file: ReferenceFile | None = None,
+        begin_comparing: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         """Check that network and images fit; statistics are computed when first needed.
 
@@ -59,6 +60,7 @@ class Evaluator:
             ranks: The processes that draw; the one that leads measures what all have drawn.
             parts_folder: Where evaluations keep what they have drawn, for those who go on after a kill; None: nowhere.
             reference_file: Statistics that FID is taken against instead of the dataset's.
+            begin_comparing: As of :class:`Judge`.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -73,6 +75,7 @@ class Evaluator:
             on_reading,
             companions.sha256s.get("autoencoder_sha256", ""),
             reference_file,
+            begin_comparing,
         )
         self.sampler = sampler
         self.grey_levels = grey_levels

@@ -41,12 +41,17 @@ def inception_score_of_logits(logits_NK: Tensor, num_splits: int) -> float:
     Raises:
         ValueError: The images cannot be split so, or a logit is NaN.
     """
+    return math.fsum(inception_scores_of_logits(logits_NK, num_splits)) / num_splits
+
+
+def inception_scores_of_logits(logits_NK: Tensor, num_splits: int) -> list[float]:
+    """Return the score of each split; errors as of :func:`inception_score_of_logits`."""
     num_images = len(logits_NK)
     if num_splits < 1 or num_images % num_splits:
         raise ValueError(f"{num_images} images cannot be cut into {num_splits} splits of one size")
     # Split by split: in float64 the logits of 50,000 images and 1,000 classes are half a gigabyte.
     splits = (split.double().softmax(dim=1) for split in torch.chunk(logits_NK, num_splits))
-    return math.fsum(inception_score(split, split_size=len(split)) for split in splits) / num_splits
+    return [inception_score(split, split_size=len(split)) for split in splits]
 
 
 def _score(probabilities_NK: Tensor) -> float:

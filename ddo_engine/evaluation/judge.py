@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation.density_coverage import density_coverage
 from ddo_engine.evaluation.features import FeatureNetwork
 from ddo_engine.evaluation.frechet import frechet_distance
-from ddo_engine.evaluation.inception_score import inception_score_of_logits
+from ddo_engine.evaluation.inception_score import inception_scores_of_logits
+from ddo_engine.evaluation.jackknife import jackknife_std
 from ddo_engine.evaluation.kernel_distance import kernel_distance
 from ddo_engine.evaluation.measurable import check_measurable
 from ddo_engine.evaluation.moments import Moments
@@ -45,6 +47,7 @@ class Judge:
         on_reading: Callable[[int], None] | None = None,
         autoencoder_sha256: str = "",
         reference_file: ReferenceFile | None = None,
+        begin_comparing: Callable[[int], Callable[[int], None]] | None = None,
     ) -> None:
         """Check that network, images and statistics fit.
 
@@ -59,6 +62,8 @@ class Judge:
             autoencoder_sha256: Of what stands between model and pixels: latents have other pixels behind another.
             reference_file: Statistics that FID and sFID are taken against instead of the dataset's; what compares
                 images one by one still takes the dataset's.
+            begin_comparing: Told how many comparisons with all images there will be, minutes of them where images are
+                many; what it returns is called with the number so far.
 
         Raises:
             InvalidFeatureNetwork: It does not take images like the dataset's.
@@ -75,6 +80,7 @@ class Judge:
         self._on_reading = on_reading
         self._autoencoder_sha256 = autoencoder_sha256
         self._reference_file = reference_file
+        self._begin_comparing = begin_comparing
         self._manifolds: dict[int, Manifold] = {}
         if reference_file is not None:
             reference_file.of_features(self._dim_of("features"))
@@ -158,34 +164,48 @@ class Judge:
         outputs = begin_outputs(self.feature_network, images_NCHW, names)
         return lambda: dict(zip(names, outputs(), strict=True))
 
-    def metrics(self, outputs: Mapping[str, Tensor], settings: EvaluationSettings) -> dict[str, float]:
+    def metrics(
+        self, outputs: Mapping[str, Tensor], settings: EvaluationSettings, *, by_seed: bool = True
+    ) -> dict[str, float]:
         """Return the numbers of images whose outputs these are, in order.
+
+        Args:
+            outputs: As of :meth:`outputs`.
+            settings: What is measured.
+            by_seed: Whether any run of the images has the shares of the classes that all have.
 
         Returns:
             "fid"; and where the settings ask for them "precision" and "recall", "density" and "coverage", "kid" and
-            "kid_std", "sfid", "inception_score".
+            "kid_std", "sfid", "inception_score", "fid_std", "sfid_std" and "inception_score_std".
         """
         features_MD = outputs["features"]
         if settings.sfid and self._reference_file is None:
             _ = self.spatial_reference  # both kinds of features in one pass over the dataset
-        metrics = {"fid": _distance(features_MD, self._gaussian_of_features(features_MD.shape[1]))}
+        deviation = partial(jackknife_std, shuffled=not by_seed) if settings.confidence else None
+        metrics = _distance("fid", features_MD, self._gaussian_of_features(features_MD.shape[1]), deviation)
+        compared = self._compared(settings, len(features_MD))
         if settings.neighbours is not None:
-            manifold = self._manifold(settings.neighbours)
-            metrics["precision"], metrics["recall"] = precision_recall(manifold, features_MD)
+            manifold = self._manifold(settings.neighbours, compared)
+            metrics["precision"], metrics["recall"] = precision_recall(manifold, features_MD, compared)
         if settings.density_neighbours is not None:
-            manifold = self._manifold(settings.density_neighbours)
-            metrics["density"], metrics["coverage"] = density_coverage(manifold, features_MD)
+            manifold = self._manifold(settings.density_neighbours, compared)
+            metrics["density"], metrics["coverage"] = density_coverage(manifold, features_MD, compared)
         if settings.kid_subsets is not None:
             metrics["kid"], metrics["kid_std"] = kernel_distance(
                 self.reference.features_MD.to(self.feature_network.device),
                 features_MD,
                 num_subsets=settings.kid_subsets,
                 subset_size=settings.kid_subset_size,
+                on_subset=compared,
             )
         if settings.sfid:
-            metrics["sfid"] = _distance(outputs["spatial"], self._gaussian_of_spatial(outputs["spatial"].shape[1]))
+            spatial_MD = outputs["spatial"]
+            metrics |= _distance("sfid", spatial_MD, self._gaussian_of_spatial(spatial_MD.shape[1]), deviation)
         if settings.inception_score_splits is not None:
-            metrics["inception_score"] = inception_score_of_logits(outputs["logits"], settings.inception_score_splits)
+            scores = inception_scores_of_logits(outputs["logits"], settings.inception_score_splits)
+            metrics["inception_score"] = fmean(scores)
+            if settings.confidence:
+                metrics["inception_score_std"] = pstdev(scores)
         return metrics
 
     def measure(
@@ -211,7 +231,8 @@ class Judge:
             parts.append(self.outputs(images.batch(range(start, stop)).images_BCHW, settings))
             if on_progress is not None:
                 on_progress(stop)
-        return self.metrics({name: torch.cat([part[name] for part in parts]) for name in parts[0]}, settings)
+        outputs = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        return self.metrics(outputs, settings, by_seed=False)
 
     def _gaussian_of_features(self, dim: int) -> Gaussian | Moments:
         return self.reference.moments if self._reference_file is None else self._reference_file.of_features(dim)
@@ -227,10 +248,28 @@ class Judge:
         (found_1D,) = extract_outputs(self.feature_network, self.dataset.batch(range(1)).images_BCHW, (output,))
         return found_1D.shape[1]
 
-    def _manifold(self, neighbours: int) -> Manifold:
+    def _compared(self, settings: EvaluationSettings, num_fake: int) -> Callable[[int], None]:
+        """Return what is told of comparisons as they are done: rows of distances, and subsets."""
+        wanted = {settings.neighbours, settings.density_neighbours} - {None}
+        if self._begin_comparing is None or (not wanted and settings.kid_subsets is None):
+            return lambda _: None
+        num_real = len(self.reference.features_MD) if wanted else 0
+        total = num_real * len(wanted - self._manifolds.keys()) + (settings.kid_subsets or 0)
+        total += 2 * num_fake + num_real if settings.neighbours is not None else 0
+        total += num_fake if settings.density_neighbours is not None else 0
+        report, done = self._begin_comparing(total), 0
+
+        def compared(more: int) -> None:
+            nonlocal done
+            done += more
+            report(done)
+
+        return compared
+
+    def _manifold(self, neighbours: int, compared: Callable[[int], None]) -> Manifold:
         if neighbours not in self._manifolds:
             features_MD = self.reference.features_MD.to(self.feature_network.device)
-            self._manifolds[neighbours] = Manifold.of(features_MD, neighbours)
+            self._manifolds[neighbours] = Manifold.of(features_MD, neighbours, compared)
         return self._manifolds[neighbours]
 
     def _check_images(self, images: ImageDataset, settings: EvaluationSettings) -> None:
@@ -249,9 +288,17 @@ class Judge:
             )
 
 
-def _distance(features_MD: Tensor, real: Gaussian | Moments) -> float:
-    fake = Moments.of(features_MD)
-    return frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)
+def _distance(
+    name: str, features_MD: Tensor, real: Gaussian | Moments, deviation: Callable[..., float] | None
+) -> dict[str, float]:
+    def distance(fake: Moments) -> float:
+        return frechet_distance(fake.mu_D, fake.cov_DD, real.mu_D, real.cov_DD)
+
+    moments = Moments.of(features_MD)
+    found = {name: distance(moments)}
+    if deviation is not None:
+        found[f"{name}_std"] = deviation(features_MD, moments, distance)
+    return found
 
 
 def _shape(info: DatasetInfo) -> str:

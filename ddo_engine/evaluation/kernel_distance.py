@@ -17,7 +17,7 @@ def kernel_distance(
     *,
     num_subsets: int,
     subset_size: int,
-    on_subset: Callable[[], None] = lambda: None,
+    on_subset: Callable[[int], None] = lambda _: None,
 ) -> tuple[float, float]:
     """Return mean and standard deviation of :func:`squared_discrepancy` over subsets, each without repetition.
 
@@ -29,7 +29,7 @@ def kernel_distance(
         fake_MD: Features of generated ones.
         num_subsets: 100 in the paper.
         subset_size: S; 1,000 in the paper.
-        on_subset: Called after each.
+        on_subset: Called with how many more are done, after each.
 
     Raises:
         ValueError: A subset has fewer than two vectors, or more than there are.
@@ -48,7 +48,7 @@ def kernel_distance(
             for features in (real_ND, fake_MD)
         )
         found.append(squared_discrepancy(real_SD, fake_SD.to(real_SD.device)))
-        on_subset()
+        on_subset(1)
     found_S = torch.tensor(found, dtype=torch.float64)
     return float(found_S.mean()), float(found_S.std(correction=0))
 

@@ -2,6 +2,7 @@
 
 from ddo_engine.errors import IncompatibleInputs, InvalidSpec
 from ddo_engine.evaluation.features import FeatureNetwork
+from ddo_engine.evaluation.jackknife import NUM_GROUPS
 from ddo_engine.evaluation.reference import MANIFOLD_IMAGES
 from ddo_engine.spec import EvaluationSettings
 
@@ -15,7 +16,8 @@ def check_measurable(network: FeatureNetwork, num_real_images: int, settings: Ev
         settings: What shall be measured.
 
     Raises:
-        InvalidSpec: Not more samples than neighbours, samples that cannot be split evenly, or fewer than in a subset.
+        InvalidSpec: Not more samples than neighbours, samples that cannot be split evenly, or fewer than in a subset
+            or than the groups of a deviation need.
         InvalidFeatureNetwork: The network does not compute what a number is of.
         IncompatibleInputs: Not more dataset images than neighbours, or fewer than in a subset.
     """
@@ -27,6 +29,12 @@ def check_measurable(network: FeatureNetwork, num_real_images: int, settings: Ev
             f"{settings.num_samples} samples cannot be cut into {settings.inception_score_splits} equal splits: "
             "choose a divisor",
             param="evaluation.inception_score_splits",
+        )
+    if settings.confidence and settings.num_samples < 2 * NUM_GROUPS:
+        raise InvalidSpec(
+            f"{NUM_GROUPS} groups of two samples cannot be drawn of {settings.num_samples}: raise num_samples, or set "
+            "confidence to false",
+            param="evaluation.confidence",
         )
     if settings.kid_subsets is not None:
         _check_subset(settings.kid_subset_size, settings.num_samples, min(num_real_images, MANIFOLD_IMAGES))

@@ -49,6 +49,20 @@ class Moments:
         scatter_DD = self.scatter_DD + other.scatter_DD
         return Moments(count, mu_D, scatter_DD + torch.outer(delta_D, delta_D) * (self.count * other.count / count))
 
+    def without(self, other: "Moments") -> "Moments":
+        """Return the moments of this set without those vectors of it: ``a.merge(b).without(b)`` is ``a``.
+
+        Raises:
+            ValueError: Nothing is left.
+        """
+        count = self.count - other.count
+        if count < 1:
+            raise ValueError(f"of {self.count} vectors none are left without {other.count}")
+        mu_D = self.mu_D + (self.mu_D - other.mu_D) * (other.count / count)
+        delta_D = other.mu_D - mu_D
+        scatter_DD = self.scatter_DD - other.scatter_DD
+        return Moments(count, mu_D, scatter_DD - torch.outer(delta_D, delta_D) * (count * other.count / self.count))
+
     @property
     def cov_DD(self) -> Tensor:
         """Unbiased covariance (divided by N − 1), exactly symmetric.

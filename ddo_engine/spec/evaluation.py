@@ -45,6 +45,11 @@ class EvaluationSettings(Settings):
         le=100,
         description="Also report density and coverage (arXiv:2002.09797) with this k, usually 5; None leaves them out.",
     )
+    confidence: bool = Field(
+        default=False,
+        description="Also report how far FID and sFID would move with other samples (`fid_std`, `sfid_std`), and the "
+        "inception score over its splits. Takes twenty further Fréchet distances, and forty samples.",
+    )
     guidance_scales: tuple[GuidanceScale, ...] = Field(
         default=(),
         max_length=MOST_SCALES,
@@ -110,17 +115,17 @@ class EvaluationSettings(Settings):
     def as_identity(self) -> dict[str, Any]:
         """Return the settings as states know them: those of before there were several scales stay theirs."""
         unused = {"guidance_scales", "rank_by"} if not self.guidance_scales else set()
-        further = {"sfid", "kid_subsets", "kid_subset_size", "density_neighbours"}
+        further = {"sfid", "kid_subsets", "kid_subset_size", "density_neighbours", "confidence"}
         return self.model_dump(mode="json", exclude=unused | (further - self.further_metrics().keys()))
 
     def further_metrics(self) -> dict[str, Any]:
-        """Return the settings of sFID, KID, density and coverage; empty where none is asked for."""
+        """Return the settings of sFID, KID, density, coverage and deviations; empty where none is asked for."""
         further: dict[str, Any] = {"sfid": True} if self.sfid else {}
         if self.kid_subsets is not None:
             further |= {"kid_subsets": self.kid_subsets, "kid_subset_size": self.kid_subset_size}
         if self.density_neighbours is not None:
             further["density_neighbours"] = self.density_neighbours
-        return further
+        return further | ({"confidence": True} if self.confidence else {})
 
     def refuse_scale_of(self, sampler: SamplerSettings, field: str = "evaluation") -> None:
         """Refuse a scale that is measured already.

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -7,9 +8,10 @@ import pytest
 import torch
 
 from ddo_engine.data import ImageDataset, InMemoryDataset, round_to_grey_levels
-from ddo_engine.errors import EngineError, IncompatibleInputs, InvalidFeatureNetwork, InvalidSpec
+from ddo_engine.errors import EngineError, IncompatibleInputs, Interrupted, InvalidFeatureNetwork, InvalidSpec
 from ddo_engine.evaluation import Evaluator, FeatureNetwork, Judge, frechet_distance, inception_score, load_features
 from ddo_engine.evaluation.density_coverage import density_coverage
+from ddo_engine.evaluation.inception_score import inception_scores_of_logits
 from ddo_engine.evaluation.kernel_distance import kernel_distance
 from ddo_engine.evaluation.moments import Moments
 from ddo_engine.evaluation.precision_recall import Manifold, precision_recall
@@ -153,7 +155,8 @@ def test_further_metrics_are_those_of_the_images_and_leave_the_others_alone(
     feature_network: FeatureNetwork, dataset: ImageDataset, tmp_path: Path
 ) -> None:
     network = replace(feature_network, module=WithSpatialFeatures(feature_network.module))
-    further = {"sfid": True, "kid_subsets": 3, "kid_subset_size": 20, "density_neighbours": 5}
+    further = {"sfid": True, "kid_subsets": 3, "kid_subset_size": 20, "density_neighbours": 5, "confidence": True}
+    further |= {"inception_score_splits": 4}
     fake = InMemoryDataset(dataset.images_NCHW[:40].flip(3), dataset.labels_N[:40])
     reading: list[int] = []
     for _ in range(2):  # computed, and then as cached
@@ -167,14 +170,50 @@ def test_further_metrics_are_those_of_the_images_and_leave_the_others_alone(
         distance = frechet_distance(spatial[0].mu_D, spatial[0].cov_DD, spatial[1].mu_D, spatial[1].cov_DD)
         assert found["sfid"] == pytest.approx(distance, rel=1e-9)
         assert found["sfid"] != pytest.approx(found["fid"], rel=1e-3)
+        assert 0 < found["fid_std"] < found["fid"]
+        assert 0 < found["sfid_std"] < found["sfid"]
+        scores = inception_scores_of_logits(network(fake.images_NCHW)["logits"], 4)
+        assert found["inception_score_std"] == pytest.approx(float(np.std(scores)), rel=1e-6)
     plain = Judge(network, dataset, SHA).measure(fake, SETTINGS)
     assert plain == {name: found[name] for name in ("fid", "precision", "recall")}
+
+
+@pytest.mark.parametrize("density_neighbours", [None, 3, 5])
+@pytest.mark.parametrize("neighbours", [None, 3])
+def test_comparisons_are_counted_to_the_last_and_may_be_stopped_between(
+    feature_network: FeatureNetwork, dataset: ImageDataset, neighbours: int | None, density_neighbours: int | None
+) -> None:
+    totals: list[int] = []
+    counted: list[int] = []
+
+    def begin(total: int) -> Callable[[int], None]:
+        totals.append(total)
+        counted.clear()
+        return counted.append
+
+    judge = Judge(feature_network, dataset, SHA, begin_comparing=begin)
+    further = {"kid_subsets": 2, "kid_subset_size": 20, "density_neighbours": density_neighbours}
+    settings = EvaluationSettings(num_samples=40, neighbours=neighbours, **further)
+    for _ in range(2):  # the second time the data's own distances are known
+        judge.measure(dataset, settings)
+        assert counted[-1] == totals[-1]
+        assert counted == sorted(counted)
+    num_manifolds = len({neighbours, density_neighbours} - {None})
+    assert totals[0] - totals[1] == 300 * num_manifolds
+    assert totals[1] == (380 if neighbours else 0) + (40 if density_neighbours else 0) + 2
+
+    def stop(_: int) -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted):
+        Judge(feature_network, dataset, SHA, begin_comparing=lambda _: stop).measure(dataset, settings)
 
 
 @pytest.mark.parametrize(
     ("change", "error_class", "param"),
     [
         ({"sfid": True}, InvalidFeatureNetwork, "evaluation.sfid"),
+        ({"num_samples": 39, "confidence": True}, InvalidSpec, "evaluation.confidence"),
         ({"density_neighbours": 40}, InvalidSpec, "density_neighbours"),
         ({"kid_subsets": 2, "kid_subset_size": 41}, InvalidSpec, "evaluation.kid_subset_size"),
         (FEW_REAL, IncompatibleInputs, "evaluation.kid_subset_size"),
@@ -197,7 +236,7 @@ def test_protocol_names_further_metrics_only_where_they_are_asked_for(
     feature_network: FeatureNetwork, dataset: ImageDataset
 ) -> None:
     judge = Judge(feature_network, dataset, SHA)
-    further = {"kid_subsets": 2, "kid_subset_size": 20, "density_neighbours": 5, "sfid": True}
+    further = {"kid_subsets": 2, "kid_subset_size": 20, "density_neighbours": 5, "sfid": True, "confidence": True}
     with_further = judge.protocol(SETTINGS.model_copy(update=further))
     assert with_further.items() - judge.protocol(SETTINGS).items() == further.items()
 
