@@ -1,6 +1,6 @@
 """What beta 'auto' finds on digits, for probes of several lengths, beside the betas that were chosen by hand.
 
-    python -m bench.beta_auto [--models edm edm2 var] [--only probes|trials] [--out DIR]
+    python -m bench.beta_auto [--models mlp edm edm2 var] [--only probes|trials] [--out DIR]
 
 For the digits preset and the EDM2 and VAR examples: the probe alone, of several lengths, with fakes of several weights;
 then whole trials, the beta by hand and with 'auto', and what the discriminator did in them. Prints tables in Markdown.
@@ -174,7 +174,7 @@ def main() -> None:
     """Print both tables, or one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=None, help="where fakes go; default: a temporary folder")
-    parser.add_argument("--models", nargs="+", choices=("mlp", *EXAMPLES), default=("mlp", "edm2", "var"))
+    parser.add_argument("--models", nargs="+", choices=("mlp", *EXAMPLES), default=("mlp", "edm", "edm2", "var"))
     parser.add_argument("--only", choices=("probes", "trials"), default=None)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

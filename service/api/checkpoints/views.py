@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from service.api.checkpoints import schemas
 from service.api.checkpoints.repository import CheckpointRow
 from service.api.measured import measured
+from service.api.rounds.views import cell_of
 from service.models import Evaluation
 
 
@@ -17,10 +18,8 @@ def checkpoint(
         id=stored.id,
         job_id=stored.job_id,
         round_index=row.round_index,
-        trial_index=None if trial is None else trial.trial_index,
+        **cell_of(trial),
         baseline_index=row.baseline_index,
-        alpha=None if trial is None else trial.alpha,
-        beta=None if trial is None else trial.trained_beta,
         kimg=stored.kimg,
         rank=row.rank,
         fid=row.fid,

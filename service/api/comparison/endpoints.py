@@ -1,12 +1,12 @@
 """``/comparison``: checkpoints of one job or several beside one another, as far as their numbers may be compared."""
 
 from http import HTTPStatus
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Query
 
 from service.api.comparison import repository, views
-from service.api.comparison.schemas import Comparison
+from service.api.comparison.schemas import Comparison, MetricName
 from service.api.dependencies import CallerDep, Sessions
 from service.api.problems import MEDIA_TYPE, Conflict, NotFound, Unauthorized, Unprocessable, documented
 
@@ -20,10 +20,7 @@ Ids = Annotated[
         description="`ckpt_…`, which stands for all of its evaluations, or `eval_…` for one of them; repeat it.",
     ),
 ]
-MetricName = Annotated[
-    Literal["fid", "precision", "recall", "inception_score", "sfid", "kid", "density", "coverage"],
-    Query(description="What ranks them."),
-]
+Metric = Annotated[MetricName, Query(description="What ranks them.")]
 
 RESPONSES = documented(Unauthorized, NotFound, Conflict, Unprocessable)
 RESPONSES[HTTPStatus.CONFLICT]["content"][MEDIA_TYPE]["example"] = {
@@ -41,7 +38,7 @@ RESPONSES[HTTPStatus.CONFLICT]["content"][MEDIA_TYPE]["example"] = {
 
 
 @router.get("", responses=RESPONSES)
-def compare(caller: CallerDep, sessions: Sessions, of: Ids, metric: MetricName = "fid") -> Comparison:
+def compare(caller: CallerDep, sessions: Sessions, of: Ids, metric: Metric = "fid") -> Comparison:
     """Rank checkpoints by numbers of one protocol: that of the most samples under which all of them were measured.
 
     Numbers of different protocols are not ranked: the answer is 409 `protocols_differ` with `differences`, the parts

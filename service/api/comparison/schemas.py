@@ -1,10 +1,13 @@
 """Checkpoints beside one another, as clients see them."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
 from service.api.rounds.schemas import Measured
+
+MetricName = Literal["fid", "sfid", "kid", "precision", "recall", "density", "coverage", "inception_score"]
+LOWER_IS_BETTER: frozenset[MetricName] = frozenset({"fid", "sfid", "kid"})
 
 
 class Compared(BaseModel):
@@ -26,7 +29,7 @@ class Compared(BaseModel):
 class Comparison(BaseModel):
     """Checkpoints of one job or several, ranked by numbers of one protocol."""
 
-    metric: str
+    metric: MetricName
     lower_is_better: bool
     fingerprint: str = Field(description="Of the protocol that all of the numbers were measured under.")
     protocol: dict[str, Any] = Field(description="What the fingerprint is of.")

@@ -4,24 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from service.api.comparison.protocols import Apart, Number, common_protocol
 from service.api.comparison.repository import MeasuredCheckpoint
-from service.api.comparison.schemas import Compared, Comparison, Difference
+from service.api.comparison.schemas import LOWER_IS_BETTER, Compared, Comparison, Difference, MetricName
 from service.api.measured import measured
 from service.api.problems import Conflict, Unprocessable
+from service.api.rounds.views import cell_of
 from service.protocol_parts import in_words
 
-LOWER_IS_BETTER: Mapping[str, bool] = {
-    "fid": True,
-    "precision": False,
-    "recall": False,
-    "inception_score": False,
-    "sfid": True,
-    "kid": True,
-    "density": False,
-    "coverage": False,
-}
 
-
-def comparison(found: Mapping[str, Sequence[MeasuredCheckpoint]], metric: str) -> Comparison:
+def comparison(found: Mapping[str, Sequence[MeasuredCheckpoint]], metric: MetricName) -> Comparison:
     """Rank what the ids stand for by a metric.
 
     Raises:
@@ -45,7 +35,7 @@ def comparison(found: Mapping[str, Sequence[MeasuredCheckpoint]], metric: str) -
             code="metric_not_measured",
             param="metric",
         )
-    lower = LOWER_IS_BETTER[metric]
+    lower = metric in LOWER_IS_BETTER
     values = sorted((row.evaluation.metrics[metric] for row in compared), reverse=not lower)
     data = [_compared(row, values.index(row.evaluation.metrics[metric]) + 1, metric) for row in compared]
     judge = compared[0].evaluation
@@ -58,7 +48,7 @@ def comparison(found: Mapping[str, Sequence[MeasuredCheckpoint]], metric: str) -
     )
 
 
-def _compared(row: MeasuredCheckpoint, rank: int, metric: str) -> Compared:
+def _compared(row: MeasuredCheckpoint, rank: int, metric: MetricName) -> Compared:
     trial, checkpoint = row.trial, row.checkpoint
     return Compared(
         rank=rank,
@@ -66,10 +56,8 @@ def _compared(row: MeasuredCheckpoint, rank: int, metric: str) -> Compared:
         checkpoint_id=checkpoint.id,
         job_id=checkpoint.job_id,
         round_index=row.round_index,
-        trial_index=None if trial is None else trial.trial_index,
+        **cell_of(trial),
         baseline_index=row.baseline_index,
-        alpha=None if trial is None else trial.alpha,
-        beta=None if trial is None else trial.trained_beta,
         kimg=checkpoint.kimg,
         evaluation=measured(row.evaluation, kimg=checkpoint.kimg),
     )

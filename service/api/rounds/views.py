@@ -1,6 +1,7 @@
 """From rows to what clients see of rounds."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from ddo_engine.spec import EvaluationSettings, JobSpec
 from service.api.measured import measured
@@ -14,6 +15,13 @@ from service.statuses import RoundStatus, UnitStatus
 def rounds(chain: Chain, spec: JobSpec) -> list[schemas.Round]:
     """Return the rounds in order."""
     return [_round(chain, row, spec) for row in chain.rounds]
+
+
+def cell_of(trial: Trial | None) -> dict[str, Any]:
+    """Return the fields that say which cell of the grid a checkpoint is of; null where no trial trained it."""
+    if trial is None:
+        return {"trial_index": None, "alpha": None, "beta": None}
+    return {"trial_index": trial.trial_index, "alpha": trial.alpha, "beta": trial.trained_beta}
 
 
 def _round(chain: Chain, row: Round, spec: JobSpec) -> schemas.Round:
@@ -47,9 +55,7 @@ def _winner(chain: Chain, row: Round, spec: JobSpec) -> schemas.Winner | None:
     trial = next((trial for trial, _ in chain.trials[row.id] if trial.unit_id == checkpoint.unit_id), None)
     return schemas.Winner(
         checkpoint_id=checkpoint.id,
-        trial_index=None if trial is None else trial.trial_index,
-        alpha=None if trial is None else trial.alpha,
-        beta=None if trial is None else trial.trained_beta,
+        **cell_of(trial),
         kimg=checkpoint.kimg,
         measured=_measured(chain.ranked.get(checkpoint.id), kimg=checkpoint.kimg),
         curve=_curve(chain, checkpoint.id, spec, deciding_protocol(spec), kimg=checkpoint.kimg),

@@ -23,9 +23,7 @@ def job(client, inputs, sessions) -> str:
                 for std, kimg in ((0.2, 1.0), (0.1, 1.0), (0.2, 2.0), (0.1, 2.0)):
                     name = f"snapshot-{std:g}-{kimg:.3f}.safetensors"
                     told = {"provenance": {"ema_std": std, "kimg": kimg, "images": 1000 * kimg}}
-                    event = FileWritten(
-                        role=FileRole.SNAPSHOT, path=f"/work/{name}", sha256=sha256(name), size_bytes=7, info=told
-                    )
+                    event = FileWritten(role=FileRole.SNAPSHOT, path=name, sha256=sha256(name), size_bytes=7, info=told)
                     record_artifact(session, claimed, event, f"t/{name}")
         worker.do(claimed)
     return job_id

@@ -48,17 +48,6 @@ def dataset() -> ImageDataset:
     return InMemoryDataset(round_to_grey_levels(images, 17), torch.arange(300) % 10)
 
 
-@pytest.fixture
-def model() -> torch.nn.Module:
-    torch.manual_seed(2)
-    network = get_family("edm").build(
-        {"class_name": "MLPPrecond", "img_resolution": 8, "img_channels": 1, "label_dim": 10, "width": 16}
-    )
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return network
-
-
 def evaluator(
     network: FeatureNetwork, dataset: ImageDataset, sampler: HeunSettings = SAMPLER, cache: Path | None = None
 ) -> Evaluator:

@@ -22,17 +22,6 @@ TOLD = [0, 16, 32, 48, 64, 70]
 
 
 @pytest.fixture
-def model() -> torch.nn.Module:
-    torch.manual_seed(2)
-    network = get_family("edm").build(
-        {"class_name": "MLPPrecond", "img_resolution": 8, "img_channels": 1, "label_dim": 10, "width": 16}
-    )
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return network
-
-
-@pytest.fixture
 def make(feature_network: FeatureNetwork, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Evaluator]:
     """Return what makes an evaluator, as every process does for itself; every batch is a part."""
     monkeypatch.setattr(drawing, "PART_SECONDS", 0.0)
