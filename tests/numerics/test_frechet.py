@@ -64,6 +64,17 @@ def test_frechet_low_rank_equals_the_closed_form_to_twelve_digits() -> None:
     assert frechet_distance(zero, torch.outer(u, u), zero, torch.outer(v, v)) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize("dim", [1, 2, 3, 9, 16])
+def test_frechet_of_any_dimension_equals_the_singular_values(dim: int) -> None:
+    """Full rank: the eigenvalues of a product in blocks, halves of unequal size among them."""
+    cov1, cov2 = spd(dim, 1), spd(dim, 2)
+    factors = [torch.linalg.cholesky(cov) for cov in (cov1, cov2)]
+    overlap = torch.linalg.svdvals(factors[0].T @ factors[1]).sum()
+    zero = torch.zeros(dim, dtype=torch.float64)
+    expected = float(cov1.trace() + cov2.trace() - 2 * overlap)
+    assert frechet_distance(zero, cov1, zero, cov2) == pytest.approx(expected, rel=1e-11)
+
+
 @pytest.mark.parametrize("ranks", [(12, 3), (3, 12), (5, 5), (5, 9), (0, 5), (0, 0)])
 def test_frechet_of_any_ranks_equals_the_sum_of_singular_values(ranks: tuple[int, int]) -> None:
     """With C = X Xᵀ the overlap is the nuclear norm of X1ᵀ X2, whichever way it is taken."""
